@@ -1,0 +1,1 @@
+"""Captioning engines: each turns pictures into sentences."""

@@ -1,0 +1,100 @@
+"""The composition root of the server: parts, routes, middleware, lifespan, read from top to bottom."""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from litestar import Litestar, Request, Response
+from litestar.exceptions import HTTPException
+from litestar.types import ASGIApp
+
+from gateway.config import Config
+from gateway.errors import (
+    BodyTooLarge,
+    GatewayError,
+    InternalError,
+    InvalidRequest,
+    MethodNotAllowed,
+    PathNotFound,
+    render,
+)
+from gateway.limits import Gate
+from gateway.middleware import AccessLog, Admission, RequestId
+from gateway.parts import Parts
+from gateway.routes import chat, health, models
+
+log = logging.getLogger(__name__)
+
+NOT_SERVED = {
+    "completions": "Altgate answers chat completions alone. LlamaIndex: set is_chat_model=True.",
+    "responses": "The Responses API is not served. AI SDK: use openai.chat('…'); n8n: switch the Responses API off.",
+    "embeddings": "Altgate makes no embeddings; point your client's embeddings at another server.",
+    "images": "Altgate describes pictures and makes none.",
+    "audio": "Altgate neither hears nor speaks.",
+}
+
+
+def create_app(config: Config, parts: Parts) -> ASGIApp:
+    """The server as one ASGI application."""
+    captioner = parts.captioner
+
+    @asynccontextmanager
+    async def lifespan(_: Litestar) -> AsyncIterator[None]:
+        async with parts.running():
+            for name in config.engines.preload:
+                captioner.engines[captioner.models[name].name].want()
+            yield
+
+    app: ASGIApp = Litestar(
+        route_handlers=[
+            chat.route(captioner, heartbeat=config.server.heartbeat),
+            *models.routes(captioner),
+            *health.routes(captioner, config.engines.preload),
+        ],
+        exception_handlers={Exception: respond},
+        lifespan=[lifespan],
+        request_max_body_size=config.server.max_body,
+        logging_config=None,
+        openapi_config=None,
+    )
+    gate = Gate(max_requests=config.server.max_requests, max_bytes=config.server.max_bytes_in_flight)
+    app = Admission(app, gate, max_body=config.server.max_body)
+    app = AccessLog(app)
+    return RequestId(app)
+
+
+def respond(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    """Any error, Litestar's own included, in OpenAI's shape."""
+    status, headers, body = render(_ours(request, error))
+    kind = headers.pop("content-type")
+    return Response(body, status_code=status, headers=headers, media_type=kind)
+
+
+def _ours(request: Request[Any, Any, Any], error: Exception) -> GatewayError:
+    if isinstance(error, GatewayError):
+        return error
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    path = request.scope["path"]
+    match status:
+        case 404:
+            shown = path.encode("unicode_escape").decode()[:200]
+            return PathNotFound(f"Nothing is served at '{shown}'. {_advice(path)}")
+        case 405:
+            return MethodNotAllowed(f"{request.method} is not allowed here. {_advice('')}")
+        case 413:
+            limit = request.app.request_max_body_size
+            return BodyTooLarge(f"The body is larger than {_mebibytes(limit)}, the limit set by 'server.max_body'.")
+        case 400:
+            return InvalidRequest("The request could not be read. Check its headers and its body.")
+    log.error("request failed: %s", request.scope["state"].get("request_id"), exc_info=error)
+    return InternalError("Something went wrong on our side. The log has the details under this request's id.")
+
+
+def _advice(path: str) -> str:
+    resource = path.strip("/").removeprefix("v1/").partition("/")[0]
+    return NOT_SERVED.get(resource, "POST /v1/chat/completions, GET /v1/models and GET /health are served.")
+
+
+def _mebibytes(size: object) -> str:
+    return f"{size / 2**20:.0f} MiB" if isinstance(size, int) else "allowed"

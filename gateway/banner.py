@@ -1,0 +1,87 @@
+"""What people read in the terminal: the table of models, and what `altgate serve` prints once it listens."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from gateway import __version__, inventory
+from gateway.config import Config, Model, catalogue_file
+
+
+def text(config: Config, cache: str, port: int) -> str:
+    """The banner. `cache` describes the cache in use, `port` is the one really listened on."""
+    host = f"[{config.server.host}]" if ":" in config.server.host else config.server.host
+    base = f"http://{host}:{port}/v1"
+    first = config.engines.preload[0] if config.engines.preload else config.models[0].name
+    return "\n".join(
+        [
+            f"Altgate {__version__} is listening. Base URL: {base}",
+            "",
+            *_indented(table([("model", "engine", "device", "state"), *_served(config)])),
+            "",
+            f"  cache   {cache}",
+            "  key     none needed: any key, or none, is accepted",
+            "",
+            "Try it (the picture is a drawn scene, which the demo model knows):",
+            "",
+            f"  curl {base}/chat/completions -d @{_shown(catalogue_file().parent / 'demo' / 'request.json')}",
+            "",
+            "In your Python, change two lines:",
+            "",
+            f'  client = OpenAI(base_url="{base}", api_key="any")',
+            f'  client.chat.completions.create(model="{first}", messages=...)',
+            "",
+        ]
+    )
+
+
+def models(config: Config) -> str:
+    """The table of `altgate models`, with a line below for each that cannot be served."""
+    rows = [("model", "engine", "device", "state", "source", "aliases")]
+    rows += [
+        (
+            model.name,
+            model.engine,
+            inventory.device(model),
+            inventory.availability(model).state,
+            _shown(Path(model.source)) if inventory.is_folder(model.source) else model.source,
+            ", ".join(model.aliases),
+        )
+        for model in config.models
+    ]
+    return "\n".join([*table(rows), *_remedies(config)])
+
+
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows in columns, each as wide as its widest cell."""
+    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _served(config: Config) -> Iterator[tuple[str, str, str, str]]:
+    for model in config.models:
+        yield model.name, model.engine, inventory.device(model), _state(model, config)
+
+
+def _state(model: Model, config: Config) -> str:
+    found = inventory.availability(model)
+    if not found.ok:
+        return f"cannot be served: {found.state}: {found.remedy}"
+    if {model.name, *model.aliases} & set(config.engines.preload):
+        return "loading now"
+    return "loads at first use" if found.state != "downloads at first use" else found.state
+
+
+def _remedies(config: Config) -> Iterator[str]:
+    for model in config.models:
+        found = inventory.availability(model)
+        if found.remedy is not None:
+            yield f"\n{model.name}: {found.state}. Remedy: {found.remedy}."
+
+
+def _indented(lines: Sequence[str]) -> list[str]:
+    return [f"  {line}" for line in lines]
+
+
+def _shown(path: Path) -> str:
+    """A path from here where it lies below here."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

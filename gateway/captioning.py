@@ -1,0 +1,262 @@
+"""The story of one request, for whoever asks: the HTTP routes and the command line.
+
+prepare   route by the model's name, fill the preset, load the pictures, look the answer up
+answer    generate it unless it was found, keep it, give it back whole
+stream    the same, piece by piece
+"""
+
+import asyncio
+import base64
+import time
+import uuid
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from gateway import cache, completion, routing, wire
+from gateway.cache import Store, Stored
+from gateway.config import Model
+from gateway.engine import Engine
+from gateway.errors import InvalidRequest
+from gateway.images.ingest import Encoded, Ingest
+from gateway.images.normalize import PIPELINE_VERSION
+from gateway.prompts import Preset
+from gateway.wire import ChatCompletion, ChatRequest, Chunk, ImageURL, Part, PicturePart
+
+JSON_PRESET = "alt_text"  # what json_object means, since it brings no schema of its own
+
+CacheResult = Literal["hit", "miss", "bypass"]
+T = TypeVar("T")
+
+
+class Directives(Struct, frozen=True):
+    """What the client's `Cache-Control` asks for."""
+
+    no_cache: bool = False
+    no_store: bool = False
+
+
+NO_DIRECTIVES = Directives()
+
+
+class Job(Struct, frozen=True, kw_only=True):
+    """A request made ready.
+
+    `asked` is what the engine will be asked, its pictures not yet decoded; `key` is None for an answer that is not
+    kept; `unwrap` names the property whose words are the answer, where a preset was chosen but no object asked for.
+    """
+
+    asked: ChatRequest
+    model: Model
+    pictures: Sequence[Encoded]
+    head: completion.Head
+    unwrap: str | None
+    key: str | None
+    cache: CacheResult
+    found: Stored | None
+
+
+class Captioner:
+    """Answers requests with its parts: the models and presets, the ingest of pictures, the engines and the store."""
+
+    def __init__(
+        self,
+        *,
+        models: Mapping[str, Model],
+        presets: Mapping[str, Preset],
+        ingest: Ingest,
+        engines: Mapping[str, Engine],
+        store: Store,
+    ) -> None:
+        self.models = models
+        self.presets = presets
+        self.engines = engines
+        self.store = store
+        self._ingest = ingest
+
+    async def prepare(self, request: ChatRequest, directives: Directives = NO_DIRECTIVES) -> Job:
+        """Everything up to the engine.
+
+        Raises:
+            GatewayError: the model is unknown, or the request or one of its pictures cannot be used.
+        """
+        route = routing.choose(request.model, self.models, self.presets)
+        preset = self._preset(request, route.preset)
+        _check_count(request, route.model)
+        asked = _upstream(request, route.model, preset)
+        pictures = await self._load(request)
+        key = _key(asked, route.model, preset, pictures) if _repeatable(request) and not directives.no_store else None
+        consulted = key if not directives.no_cache else None
+        found = await self.store.get(consulted) if consulted else None
+        return Job(
+            asked=asked,
+            model=route.model,
+            pictures=pictures,
+            head=_head(request, route.model, preset),
+            unwrap=preset.field if preset and request.response_format is None else None,
+            key=key,
+            cache=("hit" if found else "miss") if consulted else "bypass",
+            found=found,
+        )
+
+    async def answer(self, job: Job) -> ChatCompletion:
+        """The answer, whole.
+
+        Raises:
+            GatewayError: a picture cannot be decoded, or the engine refused or failed.
+        """
+        choices, usage = await self._generated(job)
+        return completion.whole(job.head, choices, usage)
+
+    async def stream(self, job: Job) -> AsyncGenerator[Chunk, None]:
+        """The answer as it is made. Closing the generator ends the engine's work.
+
+        Raises:
+            GatewayError: as `answer`, and also in the middle.
+        """
+        if job.found is not None or job.unwrap is not None:
+            choices, usage = await self._generated(job)
+            for chunk in completion.replayed(job.head, choices, usage):
+                yield chunk
+            return
+        asked = msgspec.structs.replace(
+            await self._with_pictures(job), stream=True, stream_options=wire.StreamOptions(include_usage=True)
+        )
+        gathered = completion.Gathered()
+        chunks = self.engines[job.model.name].stream(asked)
+        try:
+            async for chunk in chunks:
+                gathered.add(chunk)
+                if chunk.choices:
+                    yield completion.restamped(job.head, chunk)
+        finally:
+            await chunks.aclose()
+        choices, usage = gathered.result()
+        self._keep(job, choices, usage)
+        if job.head.include_usage:
+            yield completion.usage_chunk(job.head, usage)
+
+    # --- the steps ---
+
+    def _preset(self, request: ChatRequest, by_name: str | None) -> Preset | None:
+        name = request.altgate.task if request.altgate is not None else None
+        name = name or by_name
+        if name is None and request.response_format is not None and request.response_format.type == "json_object":
+            name = JSON_PRESET
+        if name is not None and name not in self.presets:
+            raise InvalidRequest(
+                f"Invalid value for 'altgate.task': there is no preset {name[:40]!r}. "
+                f"The presets are {', '.join(map(repr, self.presets))}.",
+                param="altgate.task",
+                code="invalid_value",
+            )
+        return self.presets[name] if name is not None else None
+
+    async def _load(self, request: ChatRequest) -> list[Encoded]:
+        pictures = wire.pictures_of(request)
+        return await _all(self._ingest.load(part.image_url.url, param=path) for path, part in pictures)
+
+    async def _generated(self, job: Job) -> tuple[list[wire.Choice], wire.Usage]:
+        """The answer's choices and usage, found or made, in the form that was asked for."""
+        if job.found is not None:
+            choices, usage = job.found.choices, job.found.usage
+        else:
+            made = await self.engines[job.model.name].complete(await self._with_pictures(job))
+            choices, usage = made.choices, made.usage
+            self._keep(job, choices, usage)
+        return ([completion.unwrapped(choice, job.unwrap) for choice in choices] if job.unwrap else choices), usage
+
+    async def _with_pictures(self, job: Job) -> ChatRequest:
+        """What the engine is asked, each picture in it decoded and written anew by us."""
+        decodes = (
+            self._ingest.normalize(picture, floor=job.model.picture_size, param=path)
+            for picture, (path, _) in zip(job.pictures, wire.pictures_of(job.asked), strict=True)
+        )
+        pictures = iter(await _all(decodes))
+        messages = [
+            msgspec.structs.replace(message, content=[_inlined(part, pictures) for part in message.content])
+            for message in job.asked.messages
+        ]
+        return msgspec.structs.replace(job.asked, messages=messages)
+
+    def _keep(self, job: Job, choices: list[wire.Choice], usage: wire.Usage) -> None:
+        """Only complete answers are kept."""
+        if job.key is not None and all(choice.finish_reason == "stop" for choice in choices):
+            self.store.put(Stored(cache.VERSION, job.key, choices, usage))
+
+
+def _check_count(request: ChatRequest, model: Model) -> None:
+    """Too many pictures are refused before any is fetched."""
+    pictures = wire.pictures_of(request)
+    if len(pictures) > model.max_pictures:
+        path, _ = pictures[model.max_pictures]
+        count = "one picture" if model.max_pictures == 1 else f"{model.max_pictures} pictures"
+        raise InvalidRequest(
+            f"The model '{model.name}' takes {count} a request, and this one has {len(pictures)}. "
+            "Send a request for each picture.",
+            param=path,
+            code="invalid_value",
+        )
+
+
+def _upstream(request: ChatRequest, model: Model, preset: Preset | None) -> ChatRequest:
+    """What the engine is asked: the preset filled in, and nothing that is only ours to know."""
+    filled = preset.fill(request) if preset else request
+    own_schema = request.response_format is not None and request.response_format.type == "json_schema"
+    prefix = request.altgate.prefix if request.altgate is not None else None
+    return msgspec.structs.replace(
+        filled,
+        model=model.name,
+        stream=None,
+        stream_options=None,
+        response_format=preset.response_format if preset and not own_schema else request.response_format,
+        altgate=wire.AltgateOptions(prefix=prefix) if prefix else None,
+    )
+
+
+def _repeatable(request: ChatRequest) -> bool:
+    """Whether the same request gets the same words: a client that asks for sampling wants others each time."""
+    return not request.temperature or request.seed is not None
+
+
+def _key(asked: ChatRequest, model: Model, preset: Preset | None, pictures: Sequence[Encoded]) -> str:
+    return cache.key(
+        asked,
+        model=model.name,
+        revision=f"{model.source}@{model.revision}",
+        digests=[picture.digest for picture in pictures],
+        prompt=preset.digest if preset else "",
+        pipeline=PIPELINE_VERSION,
+    )
+
+
+def _head(request: ChatRequest, model: Model, preset: Preset | None) -> completion.Head:
+    wanted = request.stream_options is not None and bool(request.stream_options.include_usage)
+    prompt = preset.digest[:8] if preset else "none"
+    return completion.Head(
+        id=f"chatcmpl-{uuid.uuid4().hex}",
+        created=int(time.time()),
+        model=request.model,
+        system_fingerprint=f"{model.revision}-{prompt}-{PIPELINE_VERSION}",
+        include_usage=wanted,
+    )
+
+
+def _inlined(part: Part, pictures: Iterator[bytes]) -> Part:
+    if not isinstance(part, PicturePart):
+        return part
+    data = base64.b64encode(next(pictures)).decode("ascii")
+    return PicturePart(ImageURL(f"data:image/png;base64,{data}", part.image_url.detail))
+
+
+async def _all(steps: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Runs the steps together; the first fault ends the others and is the one that is told."""
+    tasks = [asyncio.ensure_future(step) for step in steps]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,107 @@
+"""The command `altgate`: parse, load the configuration, call one function."""
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from gateway import __version__, banner, doctor
+from gateway.config import Config, ConfigError, load
+
+with_config = click.option(
+    "--config", "file", type=click.Path(path_type=Path), help="The configuration. [default: altgate.toml, if there]"
+)
+
+
+@click.group()
+@click.version_option(__version__, prog_name="altgate")
+def main() -> None:
+    """Puts pictures into words: an OpenAI-compatible gateway to models on your own hardware."""
+
+
+@main.command()
+@click.option("--host", help="The address to listen on. [default: 127.0.0.1]")
+@click.option("--port", type=click.IntRange(0, 65535), help="The port; 0 takes a free one. [default: 8000]")
+@with_config
+def serve(host: str | None, port: int | None, file: Path | None) -> None:
+    """Serve chat completions until interrupted."""
+    from gateway import server  # noqa: PLC0415 - the web framework takes long to import, and only this needs it
+
+    given: dict[str, object] = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
+    config = _loaded(file, {"server": given} if given else {})
+    _log_to_stderr(logging.INFO)
+    server.run(config)
+
+
+@main.command()
+@click.argument("pictures", nargs=-1, required=True)
+@click.option("--model", help="The model, a preset behind it if wanted: demo:alt_text. [default: the first preloaded]")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@with_config
+def caption(pictures: tuple[str, ...], model: str | None, as_json: bool, file: Path | None) -> None:
+    """Caption PICTURES, files or URLs, without a server."""
+    config = _loaded(file, {})
+    _log_to_stderr(logging.ERROR)
+    chosen = model or next(iter(config.engines.preload), config.models[0].name)
+    if chosen == "demo" and model is None:
+        click.echo("(model demo: it knows drawn shapes; for photographs add --model blip-base)", err=True)
+    if not asyncio.run(_print_captions(config, chosen, pictures, as_json=as_json)):
+        sys.exit(1)
+
+
+async def _print_captions(config: Config, model: str, pictures: Sequence[str], *, as_json: bool) -> bool:
+    """Prints each caption as it comes; whether all pictures got one."""
+    import msgspec  # noqa: PLC0415
+
+    from gateway import oneshot  # noqa: PLC0415 - as above: `altgate --help` should not wait for it
+
+    well = True
+    async for result in oneshot.captions(config, model, pictures):
+        well = well and result.error is None
+        if as_json:
+            click.echo(msgspec.json.encode(result))
+        elif result.error is not None:
+            click.echo(f"{result.source[:200]}: {result.error}", err=True)
+        else:
+            click.echo(f"{result.source}: {result.caption}" if len(pictures) > 1 else result.caption)
+    return well
+
+
+@main.command()
+@with_config
+def models(file: Path | None) -> None:
+    """List what can be served, from where and in what state."""
+    click.echo(banner.models(_loaded(file, {})))
+
+
+@main.command()
+@with_config
+def check(file: Path | None) -> None:
+    """Say what is wrong with the configuration or the environment, and how to mend it."""
+    well = True
+    for finding in doctor.findings(_loaded(file, {})):
+        well = well and finding.remedy is None
+        click.echo(f"ok    {finding.what}" if finding.remedy is None else f"WRONG {finding.what}: {finding.remedy}")
+    if not well:
+        sys.exit(1)
+
+
+def _loaded(file: Path | None, flags: dict[str, dict[str, object]]) -> Config:
+    try:
+        return load(file, os.environ, flags)
+    except ConfigError as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _log_to_stderr(level: int) -> None:
+    logging.basicConfig(
+        level=level, stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,346 @@
+"""Altgate's configuration: frozen Structs, one per part, with their defaults.
+
+`load` reads, in rising order of precedence, the defaults below, one TOML file, environment variables
+(`ALTGATE_SECTION__KEY`) and flags. A fault names where it stands, the key and the remedy.
+"""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping
+from importlib.util import find_spec
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+DEFAULT_FILE = Path("altgate.toml")
+ENVIRONMENT_PREFIX = "ALTGATE_"
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used. The message names the place, the key and the remedy."""
+
+
+class Seconds(float):
+    """A duration, written as a number of seconds or with a unit: "250ms", "10s", "5m", "24h", "7d"."""
+
+
+class Bytes(int):
+    """A size, written as a number of bytes or with a unit: "64KiB", "20MB", "1GiB"."""
+
+
+class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The front door. `max_bytes_in_flight` bounds the bodies of all requests under way together."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535)] = 8000
+    max_body: Bytes = Bytes(70 * 2**20)
+    max_requests: Annotated[int, Meta(ge=1)] = 512
+    max_bytes_in_flight: Bytes = Bytes(512 * 2**20)
+    heartbeat: Seconds = Seconds(10)
+    keep_alive: Seconds = Seconds(125)
+    shutdown_timeout: Seconds = Seconds(30)
+
+
+class ImagesConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a picture may be and where it may be fetched from. `allowed_networks` opens private ranges, in CIDR."""
+
+    max_bytes: Bytes = Bytes(20 * 2**20)
+    max_pixels: Annotated[int, Meta(ge=1)] = 50_000_000
+    fetch_timeout: Seconds = Seconds(8)
+    allowed_ports: tuple[int, ...] = (80, 443)
+    allowed_networks: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for network in self.allowed_networks:
+            try:
+                ip_network(network)
+            except ValueError:
+                raise ValueError(f"allowed_networks: {network!r} is no network such as '10.0.0.0/8'") from None
+
+
+class CacheConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where answers are kept: in memory, up to `max_bytes`, or in Redis when its URL is given."""
+
+    redis: str | None = None
+    ttl: Seconds = Seconds(24 * 3600)
+    max_bytes: Bytes = Bytes(64 * 2**20)
+
+
+class EnginesConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How engines are started and how long one waits for them."""
+
+    preload: tuple[str, ...] = ("demo",)
+    cold_start_wait: Seconds = Seconds(120)
+    start_timeout: Seconds = Seconds(1800)
+    request_timeout: Seconds = Seconds(300)
+
+
+EngineKind = Literal["blip"]
+Argument = str | int | float | bool
+
+
+class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A model in the catalogue or in the configuration; what is absent comes from the catalogue."""
+
+    engine: EngineKind | None = None
+    source: str | None = None
+    revision: str | None = None
+    licence: str | None = None
+    description: str | None = None
+    aliases: tuple[str, ...] | None = None
+    picture_size: Annotated[int, Meta(ge=1)] | None = None
+    max_pictures: Annotated[int, Meta(ge=1)] | None = None
+    max_model_len: Annotated[int, Meta(ge=1)] | None = None
+    args: dict[str, Argument] | None = None
+
+
+class Model(Struct, frozen=True, kw_only=True):
+    """A model that can be asked for.
+
+    `source` is a folder or a hub name, `picture_size` the side in pixels of what the model sees (None: any size),
+    `args` the engine's own options.
+    """
+
+    name: str
+    engine: EngineKind
+    source: str
+    revision: str = "main"
+    licence: str = "unknown"
+    description: str = ""
+    aliases: tuple[str, ...] = ()
+    picture_size: int | None = None
+    max_pictures: int = 1
+    max_model_len: int = 512
+    args: dict[str, Argument] = msgspec.field(default_factory=dict[str, Argument])
+
+
+class Config(Struct, frozen=True, kw_only=True):
+    """Everything that can be set, each part with its own section, and the models by name."""
+
+    server: ServerConfig
+    images: ImagesConfig
+    cache: CacheConfig
+    engines: EnginesConfig
+    models: tuple[Model, ...]
+
+
+class _Sections(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One layer as it is written: a file, the environment or the flags."""
+
+    server: ServerConfig = ServerConfig()
+    images: ImagesConfig = ImagesConfig()
+    cache: CacheConfig = CacheConfig()
+    engines: EnginesConfig = EnginesConfig()
+    models: dict[str, ModelConfig] = {}
+
+
+Table = dict[str, Any]
+T = TypeVar("T")
+
+
+def load(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, Mapping[str, object]]) -> Config:
+    """The configuration that holds.
+
+    Args:
+        file: the TOML file; None reads `altgate.toml` of the working directory where there is one.
+        environ: the process's environment.
+        flags: sections of keys given on the command line.
+
+    Raises:
+        ConfigError: a layer cannot be read, or names what does not exist.
+    """
+    layers = [
+        _file_layer(file),
+        _environment_layer(environ),
+        ("the command line", {key: dict(flags[key]) for key in flags}),
+    ]
+    merged: Table = {}
+    for origin, table in layers:
+        _read(table, origin)
+        merged = _merge(merged, table)
+    sections = _read(merged, "the configuration")
+    config = Config(
+        server=sections.server,
+        images=sections.images,
+        cache=sections.cache,
+        engines=sections.engines,
+        models=_models(sections.models, layers[0][0]),
+    )
+    _check_names(config)
+    _check_host(config.server.host)
+    return config
+
+
+def catalogue_file() -> Path:
+    """The catalogue of known models, found without importing any engine."""
+    spec = find_spec("engines")
+    if spec is None or spec.origin is None:
+        raise ConfigError("The package `engines` is not installed beside `gateway`. Install altgate as a whole.")
+    return Path(spec.origin).parent / "catalog.toml"
+
+
+def _file_layer(file: Path | None) -> tuple[str, Table]:
+    path = file or DEFAULT_FILE
+    if file is None and not path.exists():
+        return (str(path), {})
+    try:
+        return (str(path), tomllib.loads(path.read_text("utf-8")))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}). Name another file with --config.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: this is not TOML: {error}.") from None
+
+
+def _environment_layer(environ: Mapping[str, str]) -> tuple[str, Table]:
+    table: Table = {}
+    for variable, value in sorted(environ.items()):
+        if not variable.startswith(ENVIRONMENT_PREFIX):
+            continue
+        section, separator, key = variable.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
+        if not separator:
+            raise ConfigError(
+                f"environment: {variable} has no section. Write {ENVIRONMENT_PREFIX}SECTION__KEY, "
+                f"for example {ENVIRONMENT_PREFIX}SERVER__PORT."
+            )
+        table.setdefault(section, {})[key] = _scalar(value)
+    return ("the environment", table)
+
+
+def _scalar(text: str) -> object:
+    """Numbers, truth values and lists as TOML writes them; anything else is the text itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _merge(low: Table, high: Table) -> Table:
+    merged = dict(low)
+    for key, value in high.items():
+        below = merged.get(key)
+        merged[key] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
+
+
+_AT = re.compile(r" - at `\$\.?(?P<path>.*)`$")
+_UNKNOWN = re.compile(r"^Object contains unknown field `(?P<key>[^`]+)`")
+
+
+def _read(table: Table, origin: str) -> _Sections:
+    models = table.get("models", {})
+    if isinstance(models, dict):
+        for name, entry in models.items():
+            _convert(entry, ModelConfig, origin, f"models.{name}")
+    return _convert(table, _Sections, origin, "")
+
+
+def _convert(table: object, kind: type[T], origin: str, place: str) -> T:
+    try:
+        return msgspec.convert(table, kind, dec_hook=_units)
+    except (msgspec.ValidationError, ValueError) as error:
+        raise ConfigError(_explain(str(error), origin, place)) from None
+
+
+def _explain(text: str, origin: str, place: str) -> str:
+    found = _AT.search(text)
+    path = ".".join(filter(None, (place, found["path"] if found else "")))
+    cause = text[: found.start()] if found else text
+    if unknown := _UNKNOWN.match(cause):
+        key = unknown["key"]
+        near = difflib.get_close_matches(key, _known_keys(path), n=1, cutoff=0.5)
+        remedy = f"Did you mean '{near[0]}'?" if near else f"Known here: {', '.join(sorted(_known_keys(path)))}."
+        return f"{origin}: unknown key '{'.'.join(filter(None, (path, key)))}'. {remedy}"
+    return f"{origin}: '{path}': {cause[:1].lower()}{cause[1:]}. Correct the value, or remove the key for its default."
+
+
+def _known_keys(path: str) -> tuple[str, ...]:
+    parts: dict[str, tuple[str, ...]] = {
+        "": _Sections.__struct_fields__,
+        "server": ServerConfig.__struct_fields__,
+        "images": ImagesConfig.__struct_fields__,
+        "cache": CacheConfig.__struct_fields__,
+        "engines": EnginesConfig.__struct_fields__,
+    }
+    return parts.get(path, ModelConfig.__struct_fields__)
+
+
+_DURATION = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_SIZE = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_QUANTITY = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<unit>[A-Za-z]*)")
+
+
+def _units(kind: type, value: object) -> object:
+    if kind is Seconds:
+        return Seconds(_quantity(value, _DURATION, "s", 'a duration such as "250ms", "10s" or "24h"'))
+    if kind is Bytes:
+        return Bytes(_quantity(value, _SIZE, "B", 'a size such as "64KiB" or "20MB"'))
+    raise ValueError(f"no values of {kind.__name__} can be read")
+
+
+def _quantity(value: object, units: Mapping[str, float], plain: str, wanted: str) -> float:
+    found = _QUANTITY.fullmatch(str(value).strip())
+    if isinstance(value, bool) or found is None or (found["unit"] or plain) not in units:
+        raise ValueError(f"expected {wanted}, got {value!r}")
+    return float(found["number"]) * units[found["unit"] or plain]
+
+
+def _models(configured: Mapping[str, ModelConfig], origin: str) -> tuple[Model, ...]:
+    catalogue = _catalogue()
+    names = [*catalogue, *(name for name in configured if name not in catalogue)]
+    return tuple(_model(name, catalogue.get(name), configured.get(name), origin) for name in names)
+
+
+def _catalogue() -> dict[str, ModelConfig]:
+    file = catalogue_file()
+    entries = msgspec.toml.decode(file.read_bytes(), type=dict[str, ModelConfig])
+    return {name: _bundled(entry, file.parent) for name, entry in entries.items()}
+
+
+def _bundled(entry: ModelConfig, folder: Path) -> ModelConfig:
+    """A source that begins with "./" lies in the package."""
+    if entry.source is None or not entry.source.startswith("./"):
+        return entry
+    return msgspec.structs.replace(entry, source=str(folder / entry.source.removeprefix("./")))
+
+
+def _model(name: str, known: ModelConfig | None, configured: ModelConfig | None, origin: str) -> Model:
+    fields: Table = {"name": name}
+    for entry in (known, configured):
+        if entry is not None:
+            fields |= {key: value for key, value in msgspec.structs.asdict(entry).items() if value is not None}
+    for key in ("engine", "source"):
+        if key not in fields:
+            raise ConfigError(
+                f"{origin}: 'models.{name}' is not in the catalogue and has no '{key}'. "
+                'Add engine = "blip" and source = "a folder or a hub name".'
+            )
+    return Model(**fields)
+
+
+def _check_names(config: Config) -> None:
+    names = {name for model in config.models for name in (model.name, *model.aliases)}
+    if len(names) != sum(1 + len(model.aliases) for model in config.models):
+        taken = [name for model in config.models for name in (model.name, *model.aliases)]
+        twice = sorted({name for name in taken if taken.count(name) > 1})
+        raise ConfigError(f"models: the name '{twice[0]}' is used twice. Rename the model or drop the alias.")
+    for name in config.engines.preload:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f" Did you mean '{near[0]}'?" if near else ""
+            raise ConfigError(f"'engines.preload' names an unknown model '{name}'.{hint}")
+
+
+def _check_host(host: str) -> None:
+    try:
+        loopback = host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback:
+        raise ConfigError(
+            f"'server.host' is {host!r}, but there are no API keys yet, so Altgate listens on loopback alone. "
+            'Set host = "127.0.0.1" and put a proxy that asks for a login in front of it.'
+        )

@@ -1,0 +1,78 @@
+"""`altgate check`: what is wrong with the configuration or the environment, and how to mend it."""
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+
+from msgspec import Struct
+
+from gateway import inventory, prompts
+from gateway.cache import RedisStore
+from gateway.config import Config
+
+IMPORT_TIMEOUT = 120  # seconds
+VERSIONS = "import torch, transformers; print(torch.__version__, transformers.__version__, torch.cuda.is_available())"
+
+
+class Finding(Struct, frozen=True):
+    """One thing looked at; `remedy` is set where it is not well."""
+
+    what: str
+    remedy: str | None = None
+
+
+def findings(config: Config) -> Iterator[Finding]:
+    """Everything looked at, in the order in which a request would meet it."""
+    yield Finding(f"Python {sys.version.split()[0]}")
+    yield Finding(f"configuration: {len(config.models)} models, {len(prompts.load())} presets")
+    yield _port(config)
+    yield _cache(config)
+    yield _transformers()
+    for model in config.models:
+        found = inventory.availability(model)
+        yield Finding(f"{model.name}: {found.state}", None if found.ok else found.remedy)
+
+
+def _port(config: Config) -> Finding:
+    host, port = config.server.host, config.server.port
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            remedy = "stop what listens there, or choose another 'server.port'"
+            return Finding(f"{host}:{port} cannot be listened on ({error.strerror})", remedy)
+    return Finding(f"{host}:{port} is free")
+
+
+def _cache(config: Config) -> Finding:
+    if config.cache.redis is None:
+        return Finding("cache: in memory")
+    if asyncio.run(_answers(config.cache.redis, config.cache.ttl)):
+        return Finding("cache: Redis answers")
+    return Finding("cache: Redis does not answer", "start it, or correct 'cache.redis'")
+
+
+async def _answers(url: str, ttl: float) -> bool:
+    async with RedisStore(url, ttl=ttl) as store:
+        return await store.ping()
+
+
+def _transformers() -> Finding:
+    """Imports what the BLIP engine imports, in a process of its own, as the engine does."""
+    try:
+        done = subprocess.run(  # noqa: S603 - our own interpreter, with a constant
+            [sys.executable, "-c", VERSIONS],
+            capture_output=True,
+            text=True,
+            timeout=IMPORT_TIMEOUT,
+            check=True,
+            env=dict(os.environ),
+        )
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
+        return Finding("PyTorch and Transformers cannot be imported", inventory.INSTALL["blip"])
+    torch, transformers, cuda = done.stdout.split()
+    return Finding(f"PyTorch {torch}, Transformers {transformers}, {'with' if cuda == 'True' else 'no'} CUDA device")

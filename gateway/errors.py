@@ -1,0 +1,167 @@
+"""Every error that Altgate tells a client, and the one place where they become bytes.
+
+    GatewayError                      status  code
+    ├── InvalidRequest                   400  whatever the fault's kind is called
+    │   ├── UnsupportedParameter         400  unsupported_parameter
+    │   └── PictureError                 400  one of OpenAI's image codes
+    ├── ModelNotFound                    404  model_not_found
+    ├── PathNotFound                     404  unknown_url
+    ├── MethodNotAllowed                 405  method_not_supported
+    ├── BodyTooLarge                     413  request_too_large
+    ├── UnsupportedMediaType             415  unsupported_media_type
+    ├── Overloaded                       429  rate_limit_exceeded
+    ├── InternalError                    500  internal_error
+    ├── EngineFault                      502  engine_error
+    ├── EngineUnavailable                503  engine_unavailable
+    └── EngineTimeout                    504  engine_timeout
+
+A message names the field, the cause and the remedy. It never holds a library's text, a path of this machine, a
+network address or a byte of a picture.
+"""
+
+from math import ceil
+
+from gateway import wire
+
+
+class GatewayError(Exception):
+    """An error with its public sentence. `retry_after` is in seconds, None where trying again will not help."""
+
+    status = 500
+    type = "server_error"
+    code: str | None = None
+    retry_after: float | None = None
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code or self.code
+        self.retry_after = retry_after if retry_after is not None else self.retry_after
+
+
+class InvalidRequest(GatewayError):
+    """The client can mend it: a field is missing, of the wrong type or out of bounds."""
+
+    status = 400
+    type = "invalid_request_error"
+
+    @classmethod
+    def from_fault(cls, fault: wire.Fault) -> "InvalidRequest":
+        """The request could not be read."""
+        return cls(fault.message, param=fault.param, code=fault.code)
+
+
+class UnsupportedParameter(InvalidRequest):
+    """The field is legal, but the model asked for cannot honour it."""
+
+    code = "unsupported_parameter"
+
+
+class PictureError(InvalidRequest):
+    """A picture could not be had or used; `code` is one of OpenAI's image codes."""
+
+
+class ModelNotFound(GatewayError):
+    """No model of that name is configured."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "model_not_found"
+
+
+class PathNotFound(GatewayError):
+    """Nothing is served at that path."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "unknown_url"
+
+
+class MethodNotAllowed(GatewayError):
+    """The path is served, but not for that method."""
+
+    status = 405
+    type = "invalid_request_error"
+    code = "method_not_supported"
+
+
+class BodyTooLarge(GatewayError):
+    """The body is over the limit; the message names the limit."""
+
+    status = 413
+    type = "invalid_request_error"
+    code = "request_too_large"
+
+
+class UnsupportedMediaType(GatewayError):
+    """The body is compressed, or no JSON by its label."""
+
+    status = 415
+    type = "invalid_request_error"
+    code = "unsupported_media_type"
+
+
+class Overloaded(GatewayError):
+    """A bound is reached; nothing was started for this request."""
+
+    status = 429
+    type = "requests"
+    code = "rate_limit_exceeded"
+    retry_after = 1.0
+
+
+class InternalError(GatewayError):
+    """Our fault. The log has the rest, under the request's id."""
+
+    code = "internal_error"
+
+
+class EngineFault(GatewayError):
+    """The engine answered with something that is no answer."""
+
+    status = 502
+    code = "engine_error"
+
+
+class EngineUnavailable(GatewayError):
+    """The engine is not there: it loads, could not load, or went away in the middle."""
+
+    status = 503
+    code = "engine_unavailable"
+    retry_after = 1.0
+
+
+class EngineTimeout(GatewayError):
+    """The engine did not finish within the limit."""
+
+    status = 504
+    code = "engine_timeout"
+
+
+def envelope(error: GatewayError) -> wire.ErrorEnvelope:
+    """The error in OpenAI's shape."""
+    return wire.ErrorEnvelope(
+        wire.ErrorBody(message=error.message, type=error.type, param=error.param, code=error.code)
+    )
+
+
+def render(error: GatewayError) -> tuple[int, dict[str, str], bytes]:
+    """The error as status, headers and body.
+
+    OpenAI's SDKs obey the headers: `retry-after` where waiting helps, `x-should-retry: false` where it cannot.
+    """
+    headers = {"content-type": "application/json"}
+    if error.retry_after is None:
+        headers["x-should-retry"] = "false"
+    else:
+        headers["retry-after"] = str(max(1, ceil(error.retry_after)))
+        headers["retry-after-ms"] = str(max(1, ceil(error.retry_after * 1000)))
+    return error.status, headers, wire.encode(envelope(error))

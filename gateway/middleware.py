@@ -1,0 +1,125 @@
+"""What wraps every request, in plain ASGI: request id and timing, access log, admission.
+
+They stand outside the framework, so that a 404 or a refused body gets them too. `app.py` lists their order.
+"""
+
+import logging
+import re
+import time
+import uuid
+from collections.abc import Mapping
+
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.errors import GatewayError, UnsupportedMediaType, render
+from gateway.limits import Gate
+
+log = logging.getLogger("gateway.access")
+
+READABLE_TYPES = re.compile(
+    r"(application/(json|[\w.+-]+\+json|octet-stream|x-www-form-urlencoded)|text/plain)\s*(;|$)", re.IGNORECASE
+)
+
+
+class RequestId:
+    """Gives every request an id, in the scope's state and in `x-request-id`, and tells how long it took."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Stamps the answer's headers."""
+        if scope["type"] != ScopeType.HTTP:
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        request_id = f"req_{uuid.uuid4().hex}"
+        scope.setdefault("state", {})["request_id"] = request_id
+
+        async def stamped(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                took = (time.perf_counter() - started) * 1000
+                stamps = [(b"x-request-id", request_id.encode()), (b"openai-processing-ms", str(round(took)).encode())]
+                message["headers"] = [*message.get("headers", []), *stamps]
+            await send(message)
+
+        await self._app(scope, receive, stamped)
+
+
+class AccessLog:
+    """One line a request: method, path without its query, status, time, id. Never a header and never a body."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Writes the line when the request is over."""
+        if scope["type"] != ScopeType.HTTP:
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        status = 499  # what is logged when the client left before there was an answer
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        finally:
+            took = (time.perf_counter() - started) * 1000
+            path = scope["path"].encode("unicode_escape").decode()[:200]
+            log.info("%s %s %s %.1f ms %s", scope["method"], path, status, took, scope["state"].get("request_id"))
+
+
+class Admission:
+    """Refuses a POST before its body is read: too many under way, compressed, or no JSON by its label."""
+
+    def __init__(self, app: ASGIApp, gate: Gate, *, max_body: int) -> None:
+        self._app = app
+        self._gate = gate
+        self._max_body = max_body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Holds a place at the gate for as long as the request takes."""
+        if scope["type"] != ScopeType.HTTP or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        try:
+            _check_labels(headers)
+            with self._gate.admitted(_announced_size(headers, self._max_body)):
+                await self._app(scope, receive, send)
+        except GatewayError as error:
+            await _send(error, send)
+
+
+def _check_labels(headers: Mapping[str, str]) -> None:
+    encoding = headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("identity", ""):
+        raise UnsupportedMediaType(
+            f"The body is encoded as '{encoding[:40]}', which is not read. Send it as it is, without Content-Encoding."
+        )
+    kind = headers.get("content-type", "")
+    if kind and not READABLE_TYPES.match(kind.strip()):
+        raise UnsupportedMediaType(
+            f"The body's type is '{kind[:80]}', which is not read. Send JSON with 'Content-Type: application/json'."
+        )
+
+
+def _announced_size(headers: Mapping[str, str], largest: int) -> int:
+    """The body's size in bytes; a body that does not say counts as the largest that is allowed."""
+    announced = headers.get("content-length", "")
+    return min(int(announced), largest) if announced.isascii() and announced.isdigit() else largest
+
+
+async def _send(error: GatewayError, send: Send) -> None:
+    status, headers, body = render(error)
+    encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
+    # The body was not read, so the connection cannot serve another request.
+    encoded += [(b"content-length", str(len(body)).encode()), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": status, "headers": encoded})
+    await send({"type": "http.response.body", "body": body, "more_body": False})

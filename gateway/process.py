@@ -1,0 +1,285 @@
+"""One supervised child process: started when it is wanted, watched, restarted, told to stop.
+
+The contract, in five sentences. One task, `_own`, is the only writer of the state; everyone else asks for readiness and
+waits. Callers who arrive during a start share it. A start that fails is reported to all who wait, and not tried again
+before its back-off has passed and somebody asks. A child that dies when it was ready is started again at once, then
+with growing pauses. The child holds the read end of a pipe whose write end is ours, so it ends when we do, even when we
+are killed.
+"""
+
+import asyncio
+import logging
+import os
+import random
+import signal
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from enum import StrEnum
+from types import TracebackType
+from typing import Self
+
+from msgspec import Struct
+
+from gateway.errors import EngineUnavailable
+
+log = logging.getLogger(__name__)
+
+FIRST_PAUSE = 0.5  # seconds
+LONGEST_PAUSE = 30.0
+STEADY_AFTER = 60.0  # a child that lived this long starts its pauses anew
+PROBE_EVERY = 0.1
+STOP_PATIENCE = 5.0
+NOTICE_PATIENCE = 1.0  # until the owner has noticed that its child is dead
+TAIL_LINES = 20
+LONGEST_LINE = 2000  # characters
+PUBLIC_MARK = "altgate: "  # a child's last line that begins so may be shown to a client
+
+
+class State(StrEnum):
+    """What a child is doing."""
+
+    STOPPED = "stopped"
+    STARTING = "starting"
+    READY = "ready"
+    STOPPING = "stopping"
+    FAILED = "failed"
+
+
+class Health(Struct, frozen=True):
+    """What a child says of itself. `progress` is a fraction of 1."""
+
+    ready: bool
+    phase: str | None = None
+    progress: float | None = None
+    device: str | None = None
+
+
+Probe = Callable[[], Awaitable[Health | None]]
+"""Asks the child how it is; None when it does not answer yet."""
+
+
+class Process:
+    """A child process with its life. Use it as an async context manager."""
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        probe: Probe,
+        *,
+        start_timeout: float,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        self.name = name
+        self.state = State.STOPPED
+        self.health = Health(ready=False)
+        self.reason: str | None = None
+        self._command = command
+        self._probe = probe
+        self._start_timeout = start_timeout
+        self._environ = environ
+        self._child: asyncio.subprocess.Process | None = None
+        self._tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._wanted = asyncio.Event()
+        self._changed = asyncio.Condition()
+        self.failed_starts = 0
+        self._pauses = 0
+        self._retry_at = 0.0
+        self._owner: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._owner = asyncio.create_task(self._own(), name=f"process {self.name}")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._owner is not None:
+            self._owner.cancel()
+            await asyncio.gather(self._owner, return_exceptions=True)
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id, while there is one."""
+        return self._child.pid if self._child is not None else None
+
+    def want(self) -> None:
+        """Starts the child in the background, unless it runs."""
+        self._wanted.set()
+
+    async def ensure_ready(self, wait: float) -> None:
+        """Returns when the child is ready, starting it if need be.
+
+        Raises:
+            EngineUnavailable: it could not start, or was not ready within `wait` seconds.
+        """
+        if self.state is State.READY:
+            return
+        if self.state is State.FAILED and (left := self._retry_at - time.monotonic()) > 0:
+            raise self._unavailable(left)
+        failed_before = self.failed_starts
+        self.want()
+        try:
+            async with asyncio.timeout(wait), self._changed:
+                await self._changed.wait_for(lambda: self.state is State.READY or self.failed_starts > failed_before)
+        except TimeoutError:
+            raise self._still_loading() from None
+        if self.failed_starts > failed_before:
+            raise self._unavailable(max(1.0, self._retry_at - time.monotonic()))
+
+    async def death_noticed(self) -> None:
+        """Returns when the owner knows what the caller has just seen: that the child does not answer any more."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(NOTICE_PATIENCE), self._changed:
+                await self._changed.wait_for(lambda: self.state is not State.READY)
+
+    def _unavailable(self, retry_after: float) -> EngineUnavailable:
+        return EngineUnavailable(f"The model '{self.name}' cannot be served: {self.reason}.", retry_after=retry_after)
+
+    def _still_loading(self) -> EngineUnavailable:
+        done = f" ({self.health.progress:.0%} done)" if self.health.progress is not None else ""
+        return EngineUnavailable(f"The model '{self.name}' is still loading{done}. Try again soon.", retry_after=5.0)
+
+    # --- the owner: everything below writes the state and runs in one task ---
+
+    async def _own(self) -> None:
+        try:
+            while True:
+                await self._wanted.wait()
+                await self._live()
+        finally:
+            await self._stop()
+
+    async def _live(self) -> None:
+        """One life of the child, from its start to its end."""
+        self._tail.clear()
+        self.health = Health(ready=False)
+        await self._turn(State.STARTING)
+        started = time.monotonic()
+        try:
+            child = await self._spawn()
+        except OSError as error:
+            await self._fail(f"its process could not be started ({error.strerror})")
+            return
+        reading = asyncio.create_task(self._read_log(child))
+        became_ready = await self._await_ready(child)
+        if became_ready:
+            log.info("%s: ready after %.1f s", self.name, time.monotonic() - started)
+            await self._turn(State.READY)
+        code = await child.wait()
+        await reading
+        self._child = None
+        if became_ready:
+            await self._mourn(code, time.monotonic() - started)
+        else:
+            await self._fail(self._public_reason(code))
+
+    async def _spawn(self) -> asyncio.subprocess.Process:
+        log.info("%s: starting", self.name)
+        self._child = await asyncio.create_subprocess_exec(
+            *self._command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env=self._environ,
+            start_new_session=True,
+        )
+        return self._child
+
+    async def _await_ready(self, child: asyncio.subprocess.Process) -> bool:
+        """Whether the child became ready before it ended. One that takes too long is killed."""
+        deadline = time.monotonic() + self._start_timeout
+        while child.returncode is None:
+            health = await self._probe()
+            if health is not None:
+                self.health = health
+            if health is not None and health.ready:
+                return True
+            if time.monotonic() > deadline:
+                self._tail.append(f"{PUBLIC_MARK}it was not ready within {self._start_timeout:.0f} seconds")
+                _signal(child, signal.SIGKILL)
+                return False
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PROBE_EVERY):
+                    await child.wait()
+        return False
+
+    async def _mourn(self, code: int, lived: float) -> None:
+        """A child that had been ready has died: it is started again after a pause."""
+        log.error("%s: ended with exit code %s; its last lines:\n%s", self.name, code, "\n".join(self._tail))
+        self.health = Health(ready=False)
+        await self._turn(State.STARTING)
+        if lived > STEADY_AFTER:
+            self._pauses = 0
+        if self._pauses:
+            await asyncio.sleep(self._pause())
+        self._pauses += 1
+
+    async def _fail(self, reason: str) -> None:
+        """A start has failed: all who wait are told, and the next try waits for somebody to ask."""
+        log.error("%s: could not start: %s; its last lines:\n%s", self.name, reason, "\n".join(self._tail))
+        self.reason = reason
+        self.failed_starts += 1
+        self._pauses += 1
+        self._retry_at = time.monotonic() + self._pause()
+        self._wanted.clear()
+        await self._turn(State.FAILED)
+
+    def _pause(self) -> float:
+        """Seconds until the next start: doubled each time, with jitter so that models do not start in step."""
+        doubled = FIRST_PAUSE * 2.0 ** min(self._pauses, 10)
+        return min(LONGEST_PAUSE, doubled) * random.uniform(0.75, 1.0)  # noqa: S311 - no secret hangs on it
+
+    def _public_reason(self, code: int) -> str:
+        last = self._tail[-1] if self._tail else ""
+        if last.startswith(PUBLIC_MARK):
+            return last.removeprefix(PUBLIC_MARK).rstrip(".")
+        return f"its engine ended with exit code {code} while it started; the gateway's log has its last lines"
+
+    async def _turn(self, state: State) -> None:
+        async with self._changed:
+            self.state = state
+            if state is State.READY:
+                self.reason = None
+            self._changed.notify_all()
+
+    async def _read_log(self, child: asyncio.subprocess.Process) -> None:
+        """Carries the child's lines into our log, under its name."""
+        if child.stdout is None:
+            return
+        rest = b""
+        while block := await child.stdout.read(65536):
+            *lines, rest = (rest + block).split(b"\n")
+            rest = rest[-LONGEST_LINE:]
+            for line in lines:
+                self._log_line(line)
+        if rest:
+            self._log_line(rest)
+
+    def _log_line(self, line: bytes) -> None:
+        text = line.decode("utf-8", "replace").rstrip()[:LONGEST_LINE]
+        if text:
+            self._tail.append(text)
+            log.info("%s: %s", self.name, text)
+
+    async def _stop(self) -> None:
+        child = self._child
+        self.state = State.STOPPING
+        if child is not None and child.returncode is None:
+            _signal(child, signal.SIGTERM)
+            try:
+                async with asyncio.timeout(STOP_PATIENCE):
+                    await child.wait()
+            except TimeoutError:
+                log.warning("%s: did not end in %.0f s and is killed", self.name, STOP_PATIENCE)
+                _signal(child, signal.SIGKILL)
+                await child.wait()
+        self.state = State.STOPPED
+
+
+def _signal(child: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    """Signals the child and everything it started; it leads a session of its own."""
+    with suppress(ProcessLookupError):
+        os.killpg(child.pid, number)

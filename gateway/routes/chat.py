@@ -1,0 +1,99 @@
+"""POST /v1/chat/completions, whole and streamed."""
+
+import asyncio
+import re
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from litestar import Request, Response, post
+from litestar.handlers import HTTPRouteHandler
+from litestar.response import Stream
+from litestar.types import Receive
+
+from gateway import streaming, wire
+from gateway.captioning import Captioner, Directives, Job
+from gateway.errors import GatewayError, InvalidRequest
+
+PATHS = ["/v1/chat/completions", "/chat/completions"]
+CLIENT_LEFT = 499
+MAX_IGNORED = 20
+
+T = TypeVar("T")
+
+
+class ClientLeft(GatewayError):
+    """The client hung up. Nobody will read this; it is for the log."""
+
+    status = CLIENT_LEFT
+
+
+def route(captioner: Captioner, *, heartbeat: float) -> HTTPRouteHandler:
+    """The handler. `heartbeat` is in seconds."""
+
+    @post(PATHS, status_code=200)
+    async def create(request: Request[Any, Any, Any]) -> Response[bytes] | Stream:
+        """Answers a chat completion."""
+        body = await request.body()
+        asked = decoded(body)
+        directives = _directives(request.headers.get("cache-control", ""))
+        job = await unless_gone(request.receive, captioner.prepare(asked, directives))
+        headers = _headers(job, body)
+        if not asked.stream:
+            answer = await unless_gone(request.receive, captioner.answer(job))
+            return Response(wire.encode(answer), media_type="application/json", headers=headers)
+        chunks = captioner.stream(job)
+        first = await unless_gone(request.receive, streaming.opened(chunks, patience=heartbeat))
+        events = streaming.events(first, chunks, heartbeat=heartbeat)
+        return Stream(events, media_type="text/event-stream", headers={**headers, "cache-control": "no-cache"})
+
+    return create
+
+
+def decoded(body: bytes) -> wire.ChatRequest:
+    """The request in closed types.
+
+    Raises:
+        InvalidRequest: it cannot be read; `param` names the field.
+    """
+    try:
+        return wire.decode_request(body)
+    except wire.Fault as fault:
+        raise InvalidRequest.from_fault(fault) from None
+
+
+async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """The work's result; a client that leaves meanwhile ends the work.
+
+    Raises:
+        ClientLeft: the client has left.
+    """
+    task = asyncio.ensure_future(work)
+    watch = asyncio.ensure_future(_departure(receive))
+    try:
+        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientLeft("The client left before the answer was ready.")
+    finally:
+        for each in (task, watch):
+            each.cancel()
+        await asyncio.gather(task, watch, return_exceptions=True)
+
+
+async def _departure(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _directives(cache_control: str) -> Directives:
+    asked = {directive.strip().lower() for directive in cache_control.split(",")}
+    return Directives(no_cache="no-cache" in asked, no_store="no-store" in asked)
+
+
+def _headers(job: Job, body: bytes) -> dict[str, str]:
+    headers: dict[str, str] = {"x-altgate-cache": job.cache}
+    # A name that could break a header is not repeated in one.
+    ignored = [name for name in wire.unknown_fields(body) if re.fullmatch(r"[\w.-]{1,64}", name, re.ASCII)]
+    if ignored:
+        headers["x-altgate-ignored"] = ", ".join(ignored[:MAX_IGNORED])
+    return headers

@@ -1,0 +1,63 @@
+"""The server on its socket: binds, prints the banner once it listens, runs until a signal."""
+
+import socket
+import sys
+
+import click
+import uvicorn
+from litestar.types import ASGIApp
+
+from gateway import banner
+from gateway.app import create_app
+from gateway.config import Config
+from gateway.parts import Parts
+
+
+def run(config: Config) -> None:
+    """Serves until SIGINT or SIGTERM, then finishes what is under way within its limit."""
+    listener = _bound(config.server.host, config.server.port)
+    parts = Parts(config)
+    port = listener.getsockname()[1]
+    server = _Server(_settings(create_app(config, parts), config))
+    server.greeting = banner.text(config, parts.captioner.store.description, port)
+    server.run(sockets=[listener])
+    if not server.started:
+        sys.exit(1)
+
+
+class _Server(uvicorn.Server):
+    """Prints its greeting when it listens, not before."""
+
+    greeting: str
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            click.echo(self.greeting)
+
+
+def _settings(app: ASGIApp, config: Config) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        # Pools of clients keep connections for up to 120 s: ours must outlive theirs, or they race with our closing.
+        timeout_keep_alive=round(config.server.keep_alive),
+        timeout_graceful_shutdown=round(config.server.shutdown_timeout),
+    )
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, kind, protocol)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        raise click.ClickException(
+            f"Cannot listen on {host}:{port} ({error.strerror}). Choose another port with --port, or 0 for a free one."
+        ) from None
+    return listener

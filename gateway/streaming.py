@@ -1,0 +1,69 @@
+"""From an answer's chunks to server-sent events, with heartbeats while nothing comes."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+
+from gateway import wire
+from gateway.errors import GatewayError, InternalError, envelope
+from gateway.wire import Chunk
+
+log = logging.getLogger(__name__)
+
+
+async def opened(chunks: AsyncGenerator[Chunk, None], *, patience: float) -> "asyncio.Task[Chunk]":
+    """The task that brings the first chunk, once it has, or after `patience` seconds in any case.
+
+    Until then nothing is sent, so that an error still has a status of its own.
+
+    Raises:
+        GatewayError: the answer failed before its first chunk.
+    """
+    first: asyncio.Task[Chunk] = asyncio.ensure_future(_next(chunks))
+    try:
+        await asyncio.wait({first}, timeout=patience)
+        if first.done():
+            first.result()
+    except BaseException:
+        await _closed(first, chunks)
+        raise
+    return first
+
+
+async def events(
+    first: "asyncio.Task[Chunk]", chunks: AsyncGenerator[Chunk, None], *, heartbeat: float
+) -> AsyncGenerator[bytes, None]:
+    """Every chunk as an event, a comment after each `heartbeat` seconds of silence, `[DONE]` at the end.
+
+    An error in the middle is an event too: the status has been sent, nothing else can tell it.
+    """
+    step = first
+    try:
+        while True:
+            await asyncio.wait({step}, timeout=heartbeat)
+            if not step.done():
+                yield wire.HEARTBEAT
+                continue
+            yield wire.event(step.result())
+            step = asyncio.ensure_future(_next(chunks))
+    except StopAsyncIteration:
+        pass
+    except GatewayError as error:
+        yield wire.event(envelope(error))
+    except Exception:  # the stream must end in a way that the client understands, whatever went wrong
+        log.exception("a stream failed")
+        yield wire.event(envelope(InternalError("Something went wrong on our side. The log has the details.")))
+    finally:
+        await _closed(step, chunks)
+    yield wire.DONE
+
+
+async def _next(chunks: AsyncGenerator[Chunk, None]) -> Chunk:
+    return await anext(chunks)
+
+
+async def _closed(step: "asyncio.Task[Chunk]", chunks: AsyncGenerator[Chunk, None]) -> None:
+    """Ends the work behind the chunks, wherever it stands."""
+    step.cancel()
+    await asyncio.gather(step, return_exceptions=True)
+    await chunks.aclose()

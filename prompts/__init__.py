@@ -1,0 +1,1 @@
+"""The presets: one prompt a file, with the JSON schema that it promises. Read by `gateway.prompts`."""

@@ -1,0 +1,240 @@
+"""Keys that cover what shapes an answer, and stores that never fail a request."""
+
+import asyncio
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import redis
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway import cache, wire
+from gateway.cache import MemoryStore, RedisStore, Stored
+from tests.services import Redis, running_redis
+
+BASE: dict[str, Any] = {"model": "demo", "messages": [{"role": "user", "content": "hello"}]}
+OTHER_VALUES: dict[str, Any] = {
+    "max_tokens": 7,
+    "max_completion_tokens": 7,
+    "temperature": 0.5,
+    "top_p": 0.5,
+    "n": 2,
+    "stop": ["x"],
+    "seed": 1,
+    "frequency_penalty": 1,
+    "presence_penalty": 1,
+    "logit_bias": {"5": 1},
+    "logprobs": True,
+    "top_logprobs": 3,
+    "tools": [{"type": "function"}],
+    "tool_choice": "auto",
+    "altgate": {"prefix": "a photo of"},
+    "response_format": {"type": "json_object"},
+    "messages": [{"role": "user", "content": "bye"}],
+}
+
+
+def key(fields: dict[str, Any], **parts: Any) -> str:
+    """The key of a request with those fields."""
+    request = wire.decode_request(msgspec.json.encode(BASE | fields))
+    settled: dict[str, Any] = {"model": "demo", "revision": "1", "digests": [], "prompt": "", "pipeline": 1}
+    return cache.key(request, **(settled | parts))
+
+
+def stored(name: str, words: str = "a cat") -> Stored:
+    """An answer kept under that key."""
+    choice = wire.Choice(index=0, message=wire.AssistantMessage(content=words), finish_reason="stop")
+    return Stored(cache.VERSION, name, [choice], wire.Usage(1, 2, 3))
+
+
+def test_every_field_of_a_request_is_in_the_key_or_excused() -> None:
+    """A field that is added to requests is in the key without anyone thinking of it, unless it is excused by name."""
+    for field in wire.ChatRequest.__struct_fields__:
+        if field not in cache.NOT_IN_KEY or field == "messages":
+            assert key({field: OTHER_VALUES[field]}) != key({}), field
+
+
+@pytest.mark.parametrize("fields", [{"stream": True}, {"stream_options": {"include_usage": True}}, {"user": "x"}])
+def test_what_does_not_shape_the_answer_is_not_in_the_key(fields: dict[str, Any]) -> None:
+    """Streamed or whole, and whoever asks: the words are the same."""
+    assert key(fields) == key({})
+
+
+@pytest.mark.parametrize(
+    "parts", [{"model": "other"}, {"revision": "2"}, {"prompt": "x"}, {"pipeline": 2}], ids=lambda parts: str(parts)
+)
+def test_model_revision_prompt_and_our_own_processing_are_in_the_key(parts: dict[str, Any]) -> None:
+    """An upgrade of any of them never answers with what the old one said."""
+    assert key({}, **parts) != key({})
+
+
+def with_pictures(*urls: str) -> dict[str, Any]:
+    """Messages with those pictures."""
+    return {"messages": [{"role": "user", "content": [{"image_url": url} for url in urls]}]}
+
+
+def test_pictures_count_by_digest_and_in_order() -> None:
+    """Where a picture came from does not matter; which one it is, and where it stands, does."""
+    assert key(with_pictures("https://a/1"), digests=["d"]) == key(with_pictures("data:x"), digests=["d"])
+    assert key(with_pictures("https://a/1"), digests=["d"]) != key(with_pictures("https://a/1"), digests=["e"])
+    pair = with_pictures("https://a/1", "https://a/2")
+    assert key(pair, digests=["d", "e"]) != key(pair, digests=["e", "d"])
+
+
+@given(st.lists(st.text(), min_size=1), st.lists(st.text(), min_size=1))
+def test_different_conversations_have_different_keys(one: list[str], other: list[str]) -> None:
+    """However words are cut into parts, two conversations share a key only when they are the same."""
+    keys = [
+        key({"messages": [{"role": "user", "content": [{"text": text} for text in texts]}]}) for texts in (one, other)
+    ]
+
+    assert (keys[0] == keys[1]) == (one == other)
+
+
+async def test_memory_keeps_and_forgets_by_time() -> None:
+    """An answer is there until its time is up."""
+    now = 0.0
+    async with MemoryStore(max_bytes=10_000, ttl=10, clock=lambda: now) as store:
+        store.put(stored("k"))
+        assert await store.get("k") == stored("k")
+        assert await store.get("other") is None
+
+        now = 10.0
+        assert await store.get("k") is None
+        assert store.bytes == 0
+
+
+async def test_memory_is_bounded_in_bytes_and_drops_the_least_recently_used() -> None:
+    """However much is kept, the bytes stay under the limit, and what was used last stays longest."""
+    async with MemoryStore(max_bytes=2_000, ttl=10) as store:
+        store.put(stored("first"))
+        for number in range(100):
+            store.put(stored(str(number), "word " * 20))
+            assert await store.get("first") is not None
+            assert store.bytes <= 2_000
+
+        assert await store.get("0") is None
+        assert await store.get("99") is not None
+
+
+async def test_an_answer_larger_than_the_cache_is_not_kept() -> None:
+    """It drops everything rather than break the bound."""
+    async with MemoryStore(max_bytes=1_000, ttl=10) as store:
+        store.put(stored("k", "x" * 5_000))
+
+        assert await store.get("k") is None
+        assert store.bytes == 0
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Redis]:
+    """A real redis-server of its own."""
+    with running_redis(tmp_path) as redis_server:
+        yield redis_server
+
+
+async def kept(store: RedisStore, name: str) -> Stored | None:
+    """What a store gives back for what it was given, once its writer has written it."""
+    store.put(stored(name))
+    await store.flush()
+    return await store.get(name)
+
+
+async def test_redis_keeps_answers(server: Redis) -> None:
+    """What one store kept, another finds; what was never kept is a miss."""
+    async with RedisStore(server.url, ttl=10) as one, RedisStore(server.url, ttl=10) as other:
+        assert await kept(one, "k") == stored("k")
+        assert await other.get("k") == stored("k")
+        assert await other.get("nothing") is None
+
+
+async def test_redis_forgets_by_time(server: Redis) -> None:
+    """Every key has a time to live."""
+    async with RedisStore(server.url, ttl=100) as store:
+        await kept(store, "k")
+
+    with redis.Redis(unix_socket_path=str(server.path)) as client:
+        assert 0 < client.pttl(f"altgate:{cache.VERSION}:k") <= 100_000
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"",
+        b"garbage",
+        b"\xc1",
+        msgspec.msgpack.encode({"version": 1}),
+        msgspec.msgpack.encode(stored("another")),
+        msgspec.msgpack.encode(msgspec.structs.replace(stored("k"), version=cache.VERSION + 1)),
+    ],
+)
+async def test_a_value_that_is_not_ours_is_a_miss(server: Redis, value: bytes) -> None:
+    """Garbage, another key's answer and another version's are never answered with."""
+    with redis.Redis(unix_socket_path=str(server.path)) as client:
+        client.set(f"altgate:{cache.VERSION}:k", value)
+
+    async with RedisStore(server.url, ttl=10) as store:
+        assert await store.get("k") is None
+
+
+async def test_a_redis_that_hangs_costs_fifty_milliseconds_once(server: Redis) -> None:
+    """The first request that meets it waits that long, the next hundred do not wait, and when it is back it is used."""
+    async with RedisStore(server.url, ttl=10) as store:
+        assert await kept(store, "k") is not None
+        server.signal(signal.SIGSTOP)
+
+        started = time.perf_counter()
+        assert await store.get("k") is None
+        first = time.perf_counter() - started
+        started = time.perf_counter()
+        for _ in range(100):
+            assert await store.get("k") is None
+            store.put(stored("other"))
+        later = time.perf_counter() - started
+
+        server.signal(signal.SIGCONT)
+        await until_back(store)
+        assert await store.get("k") == stored("k")
+
+    # The limit is 0.05 s; what is over it here is room for a busy machine.
+    assert 0.04 < first < 0.25
+    assert later < 0.05
+
+
+async def test_a_redis_that_is_killed_and_comes_back_is_used_again(server: Redis) -> None:
+    """Its death is a miss, and so is its absence at the start."""
+    async with RedisStore(server.url, ttl=10) as store:
+        server.kill()
+        assert await kept(store, "k") is None
+
+        server.start()
+        await until_back(store)
+        assert await kept(store, "k") == stored("k")
+
+
+async def test_a_redis_that_was_never_there_is_a_miss(tmp_path: Path) -> None:
+    """Nothing fails and nothing hangs without it."""
+    async with RedisStore(f"unix://{tmp_path}/nothing.sock", ttl=10) as store:
+        assert await kept(store, "k") is None
+        assert "does not answer" in store.description
+
+
+async def test_a_burst_of_writes_is_bounded(server: Redis) -> None:
+    """What Redis cannot take in time is dropped, not queued without end."""
+    async with RedisStore(server.url, ttl=10) as store:
+        for number in range(cache.MAX_WRITES_WAITING * 4):
+            store.put(stored(str(number)))
+
+        assert store.waiting <= cache.MAX_WRITES_WAITING
+
+
+async def until_back(store: RedisStore) -> None:
+    """Returns when Redis answers the store again."""
+    async with asyncio.timeout(10):
+        while not await store.ping():
+            await asyncio.sleep(0.01)

@@ -1,0 +1,165 @@
+"""The life of a supervised process, with real children."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from gateway.errors import EngineUnavailable
+from gateway.process import Health, Process, State
+
+ROOT = Path(__file__).parents[2]
+
+
+def python(code: str) -> list[str]:
+    """A child that runs that code."""
+    return [sys.executable, "-c", code]
+
+
+FOREVER = python("import sys; print('up', flush=True); sys.stdin.read()")
+
+
+async def healthy() -> Health:
+    """A probe that finds the child well at once."""
+    return Health(ready=True, device="cpu")
+
+
+async def loading() -> Health:
+    """A probe that finds the child loading for ever."""
+    return Health(ready=False, phase="weights", progress=0.4)
+
+
+def process(command: Sequence[str], probe: object = healthy, start_timeout: float = 30) -> Process:
+    """A process of that command."""
+    return Process("demo", command, probe, start_timeout=start_timeout)  # type: ignore[arg-type]
+
+
+async def replaced(child: Process, first: int) -> None:
+    """Returns when another child is ready in the first one's place."""
+    async with asyncio.timeout(20):
+        while child.pid in (None, first) or child.state is not State.READY:
+            await asyncio.sleep(0.005)
+
+
+async def test_it_starts_when_it_is_wanted_and_stops_with_its_context() -> None:
+    """Nothing runs before somebody asks, and nothing runs afterwards."""
+    async with process(FOREVER) as child:
+        assert (child.state, child.pid) == (State.STOPPED, None)
+
+        await child.ensure_ready(30)
+        assert child.state is State.READY
+        pid = child.pid
+        assert pid is not None
+
+    assert child.state is State.STOPPED
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+async def test_many_callers_share_one_start() -> None:
+    """A hundred who ask at once get one child."""
+    async with process(FOREVER) as child:
+        await asyncio.gather(*(child.ensure_ready(30) for _ in range(100)))
+        first = child.pid
+        await child.ensure_ready(30)
+
+        assert child.pid == first
+
+
+async def test_a_start_that_says_why_it_failed_is_quoted() -> None:
+    """A last line meant for clients is told to them, and the next caller is told at once, with a time to come back."""
+    code = "import sys; print('Traceback: /secret'); sys.exit('altgate: the weights are made of cheese.')"
+    async with process(python(code), loading) as child:
+        with pytest.raises(EngineUnavailable, match="'demo' cannot be served: the weights are made of cheese"):
+            await child.ensure_ready(30)
+        with pytest.raises(EngineUnavailable) as caught:
+            await child.ensure_ready(30)
+
+    assert caught.value.retry_after is not None
+    assert child.state is State.STOPPED
+
+
+async def test_a_start_that_fails_silently_points_to_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """What the child printed is for our log alone; the client learns the exit code."""
+    async with process(python("import sys; print('secret'); sys.exit(5)"), loading) as child:
+        with pytest.raises(EngineUnavailable) as caught:
+            await child.ensure_ready(30)
+
+    assert "exit code 5" in caught.value.message
+    assert "secret" not in caught.value.message
+    assert "secret" in caplog.text
+
+
+async def test_a_program_that_does_not_exist_is_a_failed_start() -> None:
+    """The error is one of ours."""
+    async with process(["/nowhere/at/all"]) as child:
+        with pytest.raises(EngineUnavailable, match="could not be started"):
+            await child.ensure_ready(30)
+
+
+async def test_a_start_that_takes_too_long_is_ended() -> None:
+    """A child that never becomes ready is killed, and who waited learns why."""
+    async with process(FOREVER, loading, start_timeout=0.2) as child:
+        with pytest.raises(EngineUnavailable, match="not ready within"):
+            await child.ensure_ready(30)
+
+        assert child.pid is None
+
+
+async def test_who_does_not_want_to_wait_is_told_how_far_it_is() -> None:
+    """The wait has an end of its own; the start goes on."""
+    async with process(FOREVER, loading) as child:
+        with pytest.raises(EngineUnavailable, match=r"still loading \(40% done\)") as caught:
+            await child.ensure_ready(0.5)
+
+        assert caught.value.retry_after == 5
+        assert child.state is State.STARTING
+
+
+async def test_a_child_that_dies_is_started_again() -> None:
+    """Its death needs nobody's request to be mended, and a request in between waits for the new one."""
+    async with process(FOREVER) as child:
+        await child.ensure_ready(30)
+        first = child.pid
+        assert first is not None
+
+        os.kill(first, signal.SIGKILL)
+        await replaced(child, first)
+
+        assert Path(f"/proc/{child.pid}").exists()
+
+
+async def test_a_child_ends_when_the_gateway_is_killed(tmp_path: Path) -> None:
+    """Not even SIGKILL of its parent leaves a child behind: its standard input ends."""
+    code = (
+        "import asyncio, sys\n"
+        "from tests.gateway.test_process import FOREVER, process\n"
+        "async def main():\n"
+        "    async with process(FOREVER) as child:\n"
+        "        await child.ensure_ready(30)\n"
+        "        print(child.pid, flush=True)\n"
+        "        await asyncio.sleep(1000)\n"
+        "asyncio.run(main())\n"
+    )
+    parent = await asyncio.create_subprocess_exec(*python(code), stdout=asyncio.subprocess.PIPE, cwd=ROOT)
+    assert parent.stdout is not None
+    pid = int(await parent.stdout.readline())
+
+    parent.kill()
+    await parent.wait()
+
+    async with asyncio.timeout(20):
+        while Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2]:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_flood_of_output_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
+    """A child that prints megabytes without a line's end neither blocks nor fills our memory."""
+    async with process(python("import sys; print('x' * 5_000_000, flush=True); sys.stdin.read()")) as child:
+        await child.ensure_ready(30)
+
+    assert all(len(record.getMessage()) < 3_000 for record in caplog.records)

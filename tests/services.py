@@ -1,0 +1,98 @@
+"""Real programs that tests run: a redis-server of its own, and Altgate as a separate process."""
+
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import redis
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry
+
+
+class Redis:
+    """A redis-server on a Unix socket; it can be stopped, continued and killed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.path = folder / "redis.sock"
+        self.url = f"unix://{self.path}"
+        self.start()
+
+    def start(self) -> None:
+        """Starts it, and returns when it answers."""
+        program = shutil.which("redis-server")
+        assert program is not None, "install redis-server; `make test` does it or prints the line to run"
+        arguments = ["--unixsocket", str(self.path), "--port", "0", "--save", "", "--loglevel", "warning"]
+        self.process = subprocess.Popen([program, *arguments], cwd=self._folder, stdout=subprocess.DEVNULL)
+        client = redis.Redis(unix_socket_path=str(self.path), retry=Retry(ConstantBackoff(0.05), 200))
+        client.ping()
+        client.close()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Sends it a signal."""
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """Ends it at once."""
+        self.process.kill()
+        self.process.wait()
+
+
+@contextmanager
+def running_redis(folder: Path) -> Iterator[Redis]:
+    """A redis-server that ends with the context."""
+    server = Redis(folder)
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+class Server:
+    """`altgate serve` in a process of its own, on a free port, its log in a file."""
+
+    def __init__(self, process: "subprocess.Popen[str]", banner: str, log: Path) -> None:
+        self.process = process
+        self.banner = banner
+        self.log = log
+        found = re.search(r"Base URL: (http://\S+)/v1", banner)
+        assert found is not None, banner
+        self.root = found[1]
+        self.base_url = f"{self.root}/v1"
+
+    def engine_pids(self) -> list[int]:
+        """The process ids of its engines."""
+        listed = subprocess.run(["ps", "-o", "pid=,ppid=", "-A"], capture_output=True, text=True, check=True)
+        pairs = [tuple(map(int, line.split())) for line in listed.stdout.splitlines()]
+        return [pid for pid, parent in pairs if parent == self.process.pid]
+
+
+@contextmanager
+def running_server(folder: Path, *, settings: str = "", environ: Mapping[str, str] | None = None) -> Iterator[Server]:
+    """Altgate with those settings (TOML), once it listens, until the context ends."""
+    config = folder / "altgate.toml"
+    config.write_text(settings)
+    log = folder / "server.log"
+    command = [sys.executable, "-m", "gateway.cli", "serve", "--port", "0", "--config", str(config)]
+    with log.open("w") as file:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, text=True, env=environ, cwd=folder)
+    try:
+        assert process.stdout is not None
+        yield Server(process, _banner(process.stdout, log), log)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+
+
+def _banner(lines: Iterator[str], log: Path) -> str:
+    read: list[str] = []
+    for line in lines:
+        read.append(line)
+        if "messages=..." in line:
+            return "".join(read)
+    raise AssertionError(f"the server ended before it listened: {''.join(read)}{log.read_text()}")
