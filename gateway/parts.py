@@ -25,6 +25,7 @@ class Parts:
         self._folder = Path(tempfile.gettempdir()) / f"altgate-{secrets.token_hex(8)}"
         self._store = open_store(config.cache)
         self._fetcher = Fetcher(config.images)
+        self._ingest = Ingest(self._fetcher, config.images)
         self._engines = {
             model.name: _engine(model, str(self._folder / f"{number}.sock"), config.engines)
             for number, model in enumerate(config.models)
@@ -32,7 +33,7 @@ class Parts:
         self.captioner = Captioner(
             models=routing.table(config.models),
             presets=prompts.load(),
-            ingest=Ingest(self._fetcher, config.images),
+            ingest=self._ingest,
             engines=self._engines,
             store=self._store,
         )
@@ -45,6 +46,7 @@ class Parts:
             stack.callback(shutil.rmtree, self._folder, ignore_errors=True)
             await stack.enter_async_context(self._store)
             await stack.enter_async_context(self._fetcher)
+            await stack.enter_async_context(self._ingest)
             for engine in self._engines.values():
                 await stack.enter_async_context(engine)
             yield self.captioner

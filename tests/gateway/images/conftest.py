@@ -1,0 +1,120 @@
+"""A web server that misbehaves as told, a listener that nobody may reach, and pictures made byte by byte."""
+
+import asyncio
+import ssl
+import struct
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+from hypothesis import settings
+
+from gateway.config import Bytes, ImagesConfig, Seconds
+
+Answer = bytes | Callable[[asyncio.StreamWriter], Awaitable[None]]
+MakePng = Callable[..., bytes]
+
+# For tests of properties: the same examples every time, however busy the machine.
+STEADY = settings(derandomize=True, deadline=None, database=None)
+
+
+class Origin:
+    """An HTTP server on one loopback address that answers each path with raw bytes or by a script.
+
+    `heads` are the requests' heads as they came, `connections` how often somebody connected.
+    """
+
+    def __init__(self, host: str) -> None:
+        self.host = host
+        self.port = 0
+        self.answers: dict[str, Answer] = {}
+        self.heads: list[str] = []
+        self.connections = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def url(self, path: str) -> str:
+        """The URL of a path on this server."""
+        return f"http://{self.host}:{self.port}{path}"
+
+    @asynccontextmanager
+    async def running(self, tls: ssl.SSLContext | None = None) -> AsyncIterator["Origin"]:
+        """Serves until the block ends; scripts still running are cancelled."""
+        server = await asyncio.start_server(self._accept, self.host, 0, ssl=tls)
+        self.port = server.sockets[0].getsockname()[1]
+        try:
+            yield self
+        finally:
+            server.close()
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        self._tasks.add(asyncio.get_running_loop().create_task(self._serve(reader, writer)))
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode("ascii")
+            self.heads.append(head)
+            answer = self.answers[head.split(" ")[1].partition("?")[0]]
+            if isinstance(answer, bytes):
+                writer.write(answer)
+                await writer.drain()
+            else:
+                await answer(writer)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass  # the client has gone, as it may
+        finally:
+            writer.close()
+
+
+@pytest.fixture
+async def origin() -> AsyncIterator[Origin]:
+    """A server that the fetcher under test may reach."""
+    async with Origin("127.0.0.1").running() as running:
+        yield running
+
+
+@pytest.fixture
+async def forbidden() -> AsyncIterator[Origin]:
+    """A server on an address that is not opened: whatever happens, nobody may connect to it."""
+    async with Origin("127.0.0.2").running() as running:
+        running.answers["/"] = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nsecret"
+        yield running
+        assert running.connections == 0, "an address outside the allowed networks was dialled"
+
+
+@pytest.fixture
+def config(origin: Origin, forbidden: Origin) -> ImagesConfig:
+    """Opens the origin's address alone, but both servers' ports."""
+    return ImagesConfig(
+        allowed_networks=("127.0.0.1/32",),
+        allowed_ports=(80, 443, origin.port, forbidden.port),
+        max_bytes=Bytes(64 * 2**10),
+        fetch_timeout=Seconds(20),
+    )
+
+
+@pytest.fixture
+def make_png() -> MakePng:
+    """Builds a PNG from its header fields, its rows of raw samples and further chunks."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    def make(
+        size: tuple[int, int], *, depth: int, color: int, rows: list[bytes], chunks: Sequence[tuple[bytes, bytes]] = ()
+    ) -> bytes:
+        return b"".join(
+            (
+                b"\x89PNG\r\n\x1a\n",
+                chunk(b"IHDR", struct.pack(">IIBBBBB", *size, depth, color, 0, 0, 0)),
+                *(chunk(name, data) for name, data in chunks),
+                chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows))),
+                chunk(b"IEND", b""),
+            )
+        )
+
+    return make
