@@ -153,13 +153,15 @@ class LocalEngine:
         try:
             return wire.decode_chunk(data)
         except msgspec.DecodeError:
-            pass
+            raise self._broken_off(data) from None
+
+    def _broken_off(self, data: bytes) -> EngineFault:
         try:
             error = wire.decode_error(data).error
         except msgspec.DecodeError:
-            raise self._no_answer() from None
+            return self._no_answer()
         log.error("%s: error in mid-stream: %s", self.name, error.message)
-        raise EngineFault(f"The engine of '{self.name}' failed in the middle of its answer. Try again.")
+        return EngineFault(f"The engine of '{self.name}' failed in the middle of its answer. Try again.")
 
     def _no_answer(self) -> EngineFault:
         log.error("%s: its answer is no chat completion", self.name)

@@ -2,10 +2,11 @@
 
 import socket
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import click
 import uvicorn
-from litestar.types import ASGIApp
 
 from gateway import banner
 from gateway.app import create_app
@@ -36,7 +37,7 @@ class _Server(uvicorn.Server):
             click.echo(self.greeting)
 
 
-def _settings(app: ASGIApp, config: Config) -> uvicorn.Config:
+def _settings(app: Callable[..., Any], config: Config) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         lifespan="on",

@@ -11,7 +11,7 @@ from gateway.wire import Chunk
 log = logging.getLogger(__name__)
 
 
-async def opened(chunks: AsyncGenerator[Chunk, None], *, patience: float) -> "asyncio.Task[Chunk]":
+async def opened(chunks: AsyncGenerator[Chunk, None], *, patience: float) -> "asyncio.Task[Chunk | None]":
     """The task that brings the first chunk, once it has, or after `patience` seconds in any case.
 
     Until then nothing is sent, so that an error still has a status of its own.
@@ -19,7 +19,7 @@ async def opened(chunks: AsyncGenerator[Chunk, None], *, patience: float) -> "as
     Raises:
         GatewayError: the answer failed before its first chunk.
     """
-    first: asyncio.Task[Chunk] = asyncio.ensure_future(_next(chunks))
+    first: asyncio.Task[Chunk | None] = asyncio.ensure_future(_next(chunks))
     try:
         await asyncio.wait({first}, timeout=patience)
         if first.done():
@@ -31,7 +31,7 @@ async def opened(chunks: AsyncGenerator[Chunk, None], *, patience: float) -> "as
 
 
 async def events(
-    first: "asyncio.Task[Chunk]", chunks: AsyncGenerator[Chunk, None], *, heartbeat: float
+    first: "asyncio.Task[Chunk | None]", chunks: AsyncGenerator[Chunk, None], *, heartbeat: float
 ) -> AsyncGenerator[bytes, None]:
     """Every chunk as an event, a comment after each `heartbeat` seconds of silence, `[DONE]` at the end.
 
@@ -44,10 +44,11 @@ async def events(
             if not step.done():
                 yield wire.HEARTBEAT
                 continue
-            yield wire.event(step.result())
+            chunk = step.result()
+            if chunk is None:
+                break
+            yield wire.event(chunk)
             step = asyncio.ensure_future(_next(chunks))
-    except StopAsyncIteration:
-        pass
     except GatewayError as error:
         yield wire.event(envelope(error))
     except Exception:  # the stream must end in a way that the client understands, whatever went wrong
@@ -58,11 +59,11 @@ async def events(
     yield wire.DONE
 
 
-async def _next(chunks: AsyncGenerator[Chunk, None]) -> Chunk:
-    return await anext(chunks)
+async def _next(chunks: AsyncGenerator[Chunk, None]) -> Chunk | None:
+    return await anext(chunks, None)
 
 
-async def _closed(step: "asyncio.Task[Chunk]", chunks: AsyncGenerator[Chunk, None]) -> None:
+async def _closed(step: "asyncio.Task[Chunk | None]", chunks: AsyncGenerator[Chunk, None]) -> None:
     """Ends the work behind the chunks, wherever it stands."""
     step.cancel()
     await asyncio.gather(step, return_exceptions=True)

@@ -174,6 +174,7 @@ async def test_giving_up_reaches_the_engine(engine: LocalEngine, tmp_path: Path)
     async with asyncio.timeout(10):
         while not (tmp_path / "left").exists():
             await asyncio.sleep(0.01)
+    assert engine.status.state is State.READY
 
 
 async def test_an_engine_that_loads_is_waited_for_and_then_told(tmp_path: Path) -> None:

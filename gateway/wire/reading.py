@@ -1,0 +1,210 @@
+"""Reading what clients really send: the many forms of a picture, a message or a schema become closed types.
+
+Sources: OpenAI's API reference, and the requests of its SDKs and of some dozen other clients.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Annotated, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from gateway.wire.requests import (
+    ChatRequest,
+    ImageURL,
+    JsonObject,
+    JsonSchema,
+    Message,
+    Options,
+    Part,
+    PicturePart,
+    ResponseFormat,
+    Role,
+    TextPart,
+)
+
+T = TypeVar("T")
+
+
+class Fault(ValueError):
+    """A request that cannot be read. `param` is the JSON path of what is wrong, or None when it has no place."""
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code
+
+
+def decode_request(body: bytes) -> ChatRequest:
+    """Reads a request, in any form that real clients send.
+
+    Raises:
+        Fault: the body is no JSON, or a field of it cannot be read; `param` names the field.
+    """
+    incoming = _decode_incoming(body)
+    messages = [_message(message, f"messages[{at}]") for at, message in enumerate(incoming.messages)]
+    fields = {name: getattr(incoming, name) for name in Options.__struct_fields__}
+    return ChatRequest(messages=messages, response_format=_response_format(incoming.response_format), **fields)
+
+
+def unknown_fields(body: bytes) -> list[str]:
+    """The request's top-level fields that Altgate does not know, hence ignores."""
+    return sorted(set(_decode_keys(body)) - set(ChatRequest.__struct_fields__))
+
+
+class _Source(Struct, frozen=True):
+    data: str | None = None
+    url: str | None = None
+
+
+class _File(Struct, frozen=True):
+    file_data: str | None = None
+
+
+class _IncomingPart(Struct, frozen=True):
+    type: str | None = None
+    text: str | None = None
+    image_url: ImageURL | str | None = None
+    source: _Source | None = None
+    file: _File | None = None
+
+
+class _IncomingMessage(Struct, frozen=True):
+    role: Role
+    content: str | list[_IncomingPart] | None = None
+    name: str | None = None
+
+
+class _IncomingFormat(Struct, frozen=True):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonObject | None = None
+
+
+class _IncomingRequest(Options, frozen=True, kw_only=True):
+    messages: Annotated[list[_IncomingMessage], Meta(min_length=1)]
+    response_format: _IncomingFormat | None = None
+
+
+_decode_body = msgspec.json.Decoder(_IncomingRequest).decode
+_decode_keys = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+def _decode_incoming(body: bytes) -> _IncomingRequest:
+    try:
+        return _decode_body(body)
+    except msgspec.ValidationError as error:
+        raise _validation_fault(str(error)) from None
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        raise Fault(
+            "We could not parse the JSON body of your request. Send one JSON object, UTF-8, without a byte order mark."
+        ) from None
+
+
+_AT = re.compile(r" - at `\$\.?(?P<path>.*)`$")
+_MISSING = re.compile(r"^Object missing required field `(?P<field>[^`]+)`")
+_SPOKEN = {
+    "object": "an object",
+    "array": "an array",
+    "str": "a string",
+    "int": "an integer",
+    "float": "a number",
+    "bool": "true or false",
+}
+_EXPECTED = re.compile(r"^Expected `(?P<wanted>[^`]+)`, got `(?P<got>[^`]+)`")
+
+
+def _validation_fault(text: str) -> Fault:
+    """Turns msgspec's sentence, which ends in the place, into one that names the parameter the way OpenAI does."""
+    found = _AT.search(text)
+    path = found["path"] if found else ""
+    cause = text[: found.start()] if found else text
+    if missing := _MISSING.match(cause):
+        param = f"{path}.{missing['field']}".lstrip(".")
+        return Fault(f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter")
+    if expected := _EXPECTED.match(cause):
+        wanted, got = (_spoken(expected[kind]) for kind in ("wanted", "got"))
+        where = f"'{path}'" if path else "the request"
+        return Fault(
+            f"Invalid type for {where}: expected {wanted}, but got {got} instead.",
+            param=path or None,
+            code="invalid_type",
+        )
+    where = f"'{path}'" if path else "the request"
+    cause = cause[:1].lower() + cause[1:]
+    return Fault(f"Invalid value for {where}: {cause}.", param=path or None, code="invalid_value")
+
+
+def _spoken(kinds: str) -> str:
+    known = [_SPOKEN.get(kind.strip(), kind.strip()) for kind in kinds.split("|") if kind.strip() != "null"]
+    return " or ".join(known) or "null"
+
+
+def _message(message: _IncomingMessage, path: str) -> Message:
+    match message.content:
+        case None:
+            parts: Sequence[Part] = ()
+        case str(text):
+            parts = (TextPart(text),)
+        case incoming:
+            parts = [_part(part, f"{path}.content[{at}]") for at, part in enumerate(incoming)]
+    return Message(role=message.role, content=list(parts), name=message.name)
+
+
+def _part(part: _IncomingPart, path: str) -> Part:
+    match part.type:
+        case "text" | "input_text" | "output_text":
+            return TextPart(_required(part.text, f"{path}.text"))
+        case "image_url" | "input_image":
+            return _picture(part.image_url, f"{path}.image_url")
+        case "image":
+            source = _required(part.source, f"{path}.source")
+            return _picture(source.data or source.url, f"{path}.source.data")
+        case "file":
+            return _picture(_required(part.file, f"{path}.file").file_data, f"{path}.file.file_data")
+        case None if part.image_url is not None:
+            return _picture(part.image_url, f"{path}.image_url")
+        case None if part.text is not None:
+            return TextPart(part.text)
+        case kind:
+            raise Fault(
+                f"Invalid value for '{path}.type': {_quoted(kind)}. Content parts are 'text' and 'image_url'; "
+                "'input_text', 'input_image', 'image' with a 'source' and 'file' with 'file_data' are read as well.",
+                param=f"{path}.type",
+                code="invalid_value",
+            )
+
+
+def _quoted(kind: str | None) -> str:
+    return "it is missing" if kind is None else repr(kind[:40])
+
+
+def _picture(value: ImageURL | str | None, path: str) -> PicturePart:
+    if isinstance(value, str):
+        return PicturePart(ImageURL(value))
+    return PicturePart(_required(value, path))
+
+
+def _required(value: T | None, path: str) -> T:
+    if value is None:
+        raise Fault(f"Missing required parameter: '{path}'.", param=path, code="missing_required_parameter")
+    return value
+
+
+def _response_format(incoming: _IncomingFormat | None) -> ResponseFormat | None:
+    if incoming is None or incoming.type == "text":
+        return None
+    if incoming.type == "json_object":
+        return ResponseFormat("json_object")
+    wrapper = _required(incoming.json_schema, "response_format.json_schema")
+    schema = wrapper.get("schema", None if "name" in wrapper else wrapper)
+    if not isinstance(schema, dict):
+        raise Fault(
+            "Missing required parameter: 'response_format.json_schema.schema'.",
+            param="response_format.json_schema.schema",
+            code="missing_required_parameter",
+        )
+    name = wrapper.get("name") if schema is not wrapper else None
+    plain = {key: value for key, value in schema.items() if key != "$schema"}
+    return ResponseFormat("json_schema", JsonSchema(name if isinstance(name, str) else "response", plain))

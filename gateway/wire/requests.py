@@ -1,0 +1,130 @@
+"""What is asked: requests in closed types, as they are inside the gateway and on the way to an engine."""
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+MAX_CHOICES = 8
+MAX_STOPS = 4
+MAX_STOP_LENGTH = 1000
+MAX_LOGIT_BIASES = 300
+
+Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
+JsonObject = dict[str, Any]
+
+
+class TextPart(Struct, frozen=True, tag_field="type", tag="text"):
+    """Words in a message."""
+
+    text: str
+
+
+class ImageURL(Struct, frozen=True, omit_defaults=True):
+    """Where a picture is: a data URL, an http(s) URL or bare base64."""
+
+    url: str
+    detail: str | None = None
+
+
+class PicturePart(Struct, frozen=True, tag_field="type", tag="image_url"):
+    """A picture in a message."""
+
+    image_url: ImageURL
+
+
+Part = TextPart | PicturePart
+
+
+class Message(Struct, frozen=True, omit_defaults=True):
+    """One turn of the conversation, its content always a list of parts."""
+
+    role: Role
+    content: list[Part]
+    name: str | None = None
+
+
+class StreamOptions(Struct, frozen=True, omit_defaults=True):
+    """What a stream carries besides its words."""
+
+    include_usage: bool | None = None
+
+
+class JsonSchema(Struct, frozen=True):
+    """The schema that a structured answer keeps to."""
+
+    name: str
+    schema: JsonObject
+    strict: bool = True
+
+
+class ResponseFormat(Struct, frozen=True, omit_defaults=True):
+    """The form of the answer; `json_schema` is set exactly when `type` says so."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
+class AltgateOptions(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Altgate's own request field, `altgate`.
+
+    `task` names a preset of `prompts/`. `prefix` is how the caption shall begin, for models that continue a text.
+    """
+
+    task: str | None = None
+    prefix: str | None = None
+
+
+class Options(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Every field of a request but its messages; None means that the client left the choice to us."""
+
+    model: str
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
+    stop: (
+        Annotated[str, Meta(max_length=MAX_STOP_LENGTH)]
+        | Annotated[list[Annotated[str, Meta(max_length=MAX_STOP_LENGTH)]], Meta(max_length=MAX_STOPS)]
+        | None
+    ) = None
+    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
+    frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
+    presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
+    logit_bias: Annotated[dict[str, float], Meta(max_length=MAX_LOGIT_BIASES)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    tools: list[JsonObject] | None = None
+    tool_choice: str | JsonObject | None = None
+    altgate: AltgateOptions | None = None
+
+    @property
+    def stops(self) -> list[str]:
+        """The stop sequences, none of them empty."""
+        stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return [stop for stop in stops if stop]
+
+    @property
+    def token_limit(self) -> int | None:
+        """How many tokens the answer may have. Zero and less are n8n's way to say "your default"."""
+        limit = self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
+        return limit if limit is not None and limit > 0 else None
+
+
+class ChatRequest(Options, frozen=True, kw_only=True, omit_defaults=True):
+    """A request for a chat completion, in closed types."""
+
+    messages: list[Message]
+    response_format: ResponseFormat | None = None
+
+
+def pictures_of(request: ChatRequest) -> list[tuple[str, PicturePart]]:
+    """Every picture of the request in order, each with its JSON path."""
+    return [
+        (f"messages[{turn}].content[{place}].image_url.url", part)
+        for turn, message in enumerate(request.messages)
+        for place, part in enumerate(message.content)
+        if isinstance(part, PicturePart)
+    ]

@@ -1,0 +1,47 @@
+"""What many tests share: one Altgate, running as a separate process with the demo model."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from openai import OpenAI
+
+from engines.demo import scenes
+from tests import pictures
+from tests.services import Server, running_server
+
+
+@pytest.fixture(autouse=True)
+def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No variable of the developer's own shell reaches a test."""
+    for name in [*os.environ]:
+        if name.startswith(("ALTGATE_", "OPENAI_")):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Altgate on its defaults."""
+    with running_server(tmp_path_factory.mktemp("server")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def client(server: Server) -> Iterator[OpenAI]:
+    """OpenAI's own client, with the two lines changed."""
+    with OpenAI(base_url=server.base_url, api_key="any", max_retries=0) as openai:
+        yield openai
+
+
+@pytest.fixture(scope="session")
+def known(client: OpenAI) -> list[tuple[bytes, str]]:
+    """Scenes that the demo model describes rightly, each as a PNG with its caption; there are at least fifty."""
+    right: list[tuple[bytes, str]] = []
+    for scene in pictures.SCENES[:100]:
+        png = pictures.png(scene)
+        messages = [pictures.message(pictures.data_url(png))]
+        answer = client.chat.completions.create(model="demo", messages=messages)  # type: ignore[arg-type]
+        if answer.choices[0].message.content == scenes.caption(scene):
+            right.append((png, scenes.caption(scene)))
+    assert len(right) >= 50
+    return right

@@ -1,0 +1,169 @@
+"""The cache, as a client sees it."""
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from engines.demo import scenes
+from tests import pictures
+from tests.flows.raw import Answer, chat
+from tests.pictures import SCENES, data_url, message
+from tests.services import Server, running_redis, running_server
+
+ONE, OTHER = (pictures.png(scene) for scene in SCENES[100:102])
+
+
+def about(server: Server, *urls: str, headers: dict[str, str] | None = None, **fields: object) -> Answer:
+    """A chat completion about those pictures."""
+    return chat(server, headers, **({"messages": [message(*urls)]} | fields))
+
+
+def cached(answer: Answer) -> str:
+    """What the answer says of the cache."""
+    assert answer.status == 200, answer.body
+    return answer.headers["x-altgate-cache"]
+
+
+def test_the_same_request_is_answered_from_the_cache(server: Server) -> None:
+    """The second time it is a hit: the same words, an id and a time of its own."""
+    first, second = (about(server, data_url(ONE)) for _ in range(2))
+
+    assert [cached(first), cached(second)] == ["miss", "hit"]
+    assert first.json()["choices"] == second.json()["choices"]
+    assert first.json()["usage"] == second.json()["usage"]
+    assert first.json()["id"] != second.json()["id"]
+
+
+def test_another_picture_with_the_same_words_is_never_a_hit(server: Server) -> None:
+    """The worst bug of caches for captions: here every picture of a hundred gets its own answer."""
+    answers = {index: about(server, data_url(pictures.png(SCENES[index])), seed=5) for index in range(100, 110)}
+
+    assert {cached(answer) for answer in answers.values()} == {"miss"}
+    for index, answer in answers.items():
+        assert (
+            about(server, data_url(pictures.png(SCENES[index])), seed=5).json()["choices"] == answer.json()["choices"]
+        )
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"max_tokens": 4},
+        {"stop": ["zebra"]},
+        {"seed": 11},
+        {"altgate": {"task": "alt_text"}},
+        {"altgate": {"prefix": "a"}},
+        {
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"type": "object", "properties": {"caption": {"type": "string"}}},
+            }
+        },
+        {"messages": [message(data_url(ONE), text="Other words.")]},
+    ],
+    ids=str,
+)
+def test_whatever_shapes_the_answer_makes_another_entry(server: Server, fields: dict[str, object]) -> None:
+    """A request that differs in one field is generated anew."""
+    about(server, data_url(ONE))
+
+    assert cached(about(server, data_url(ONE), **fields)) == "miss"
+
+
+@pytest.mark.parametrize("form", ["padding", "label", "bare", "input_image"])
+def test_one_picture_is_one_picture_in_every_form(server: Server, form: str) -> None:
+    """The bytes count, not how they were written."""
+    about(server, data_url(ONE))
+    plain = data_url(ONE)
+    part: dict[str, object] = {
+        "padding": {"type": "image_url", "image_url": plain.rstrip("=")},
+        "label": {"type": "image_url", "image_url": {"url": plain.replace("image/png", "image/jpeg")}},
+        "bare": {"type": "image_url", "image_url": {"url": plain.partition(",")[2]}},
+        "input_image": {"type": "input_image", "image_url": plain},
+    }[form]
+    words = {"type": "text", "text": "Generate a caption for this image."}
+
+    assert cached(chat(server, messages=[{"role": "user", "content": [words, part]}])) == "hit"
+
+
+def test_a_hit_streams_when_a_stream_was_asked_for(server: Server) -> None:
+    """Whole or streamed is one entry."""
+    whole = about(server, data_url(ONE)).json()["choices"][0]["message"]["content"]
+
+    streamed = about(server, data_url(ONE), stream=True)
+
+    assert cached(streamed) == "hit"
+    assert whole.encode() in streamed.body
+    assert streamed.body.endswith(b"data: [DONE]\n\n")
+
+
+def test_a_streamed_answer_is_kept(server: Server) -> None:
+    """What was streamed once is a hit afterwards, whole."""
+    streamed = about(server, data_url(OTHER), stream=True, max_tokens=40)
+
+    assert [cached(streamed), cached(about(server, data_url(OTHER), max_tokens=40))] == ["miss", "hit"]
+
+
+def test_cache_control_is_obeyed(server: Server) -> None:
+    """`no-cache` generates anew and keeps the answer; `no-store` neither looks nor keeps."""
+    url = data_url(pictures.png(SCENES[111]))
+
+    assert cached(about(server, url, headers={"cache-control": "no-store"})) == "bypass"
+    assert cached(about(server, url, headers={"cache-control": "no-cache"})) == "bypass"
+    assert cached(about(server, url)) == "hit"
+    assert cached(about(server, url, headers={"Cache-Control": "No-Store, max-age=0"})) == "bypass"
+
+
+def test_sampling_is_not_cached_unless_it_has_a_seed(server: Server) -> None:
+    """Who asks for chance gets it each time; a seed makes it repeatable."""
+    url = data_url(ONE)
+
+    assert [cached(about(server, url, temperature=1)) for _ in range(2)] == ["bypass", "bypass"]
+    assert [cached(about(server, url, temperature=1, seed=99)) for _ in range(2)] == ["miss", "hit"]
+
+
+def test_an_answer_that_was_cut_off_is_not_kept(server: Server) -> None:
+    """Only complete answers are."""
+    assert [cached(about(server, data_url(ONE), max_tokens=2)) for _ in range(2)] == ["miss", "miss"]
+
+
+@pytest.fixture
+def site() -> Iterator[str]:
+    """A site on loopback that serves one picture."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(ONE)
+
+        def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 - the base class's name
+            """Says nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as http_server:
+        threading.Thread(target=http_server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{http_server.server_port}/a.png"
+        http_server.shutdown()
+
+
+def test_redis_and_urls(tmp_path: Path, site: str) -> None:
+    """With a Redis: a picture by URL is the same as by base64, a second server finds what the first one kept, and a
+    Redis that is gone costs nobody their answer."""
+    port = site.split(":")[2].split("/")[0]
+    with running_redis(tmp_path) as redis:
+        settings = (
+            f'[cache]\nredis = "{redis.url}"\n'
+            f'[images]\nallowed_networks = ["127.0.0.0/8"]\nallowed_ports = [80, 443, {port}]\n'
+        )
+        with running_server(tmp_path, settings=settings) as first:
+            assert "Redis" in first.banner
+            by_url = about(first, site)
+            assert cached(by_url) == "miss"
+            assert by_url.json()["choices"][0]["message"]["content"] == scenes.caption(SCENES[100])
+        with running_server(tmp_path, settings=settings) as second:
+            assert cached(about(second, data_url(ONE))) == "hit"
+            redis.kill()
+            assert cached(about(second, data_url(ONE))) == "miss"

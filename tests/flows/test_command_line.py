@@ -1,0 +1,170 @@
+"""The command line, as a user types it."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engines.demo import scenes
+from tests import pictures
+from tests.pictures import SCENES, data_url
+
+Known = list[tuple[bytes, str]]
+
+
+def altgate(*arguments: str, cwd: Path, **environ: str) -> "subprocess.CompletedProcess[str]":
+    """What a command prints, and how it ends."""
+    import os
+
+    return subprocess.run(
+        [sys.executable, "-m", "gateway.cli", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, **environ},
+    )
+
+
+def test_caption_prints_the_caption_of_a_file(tmp_path: Path, known: Known) -> None:
+    """One file, one line, no server."""
+    (tmp_path / "photo.png").write_bytes(known[0][0])
+
+    done = altgate("caption", "photo.png", cwd=tmp_path)
+
+    assert (done.returncode, done.stdout) == (0, f"{known[0][1]}\n")
+
+
+def test_caption_takes_several_files_and_a_url_and_goes_on_after_a_bad_one(tmp_path: Path, known: Known) -> None:
+    """Captions come in the order of the arguments; what has none is told on stderr, and the exit code says so."""
+    for number, (png, _) in enumerate(known[:2]):
+        (tmp_path / f"{number}.png").write_bytes(png)
+    (tmp_path / "bad.png").write_bytes(b"nothing")
+
+    done = altgate("caption", "1.png", "bad.png", "missing.png", data_url(known[2][0]), "0.png", cwd=tmp_path)
+
+    lines = done.stdout.splitlines()
+    assert lines[0] == f"1.png: {known[1][1]}"
+    assert lines[1].endswith(f": {known[2][1]}")
+    assert lines[2] == f"0.png: {known[0][1]}"
+    assert "bad.png: " in done.stderr
+    assert "missing.png: No such file" in done.stderr
+    assert done.returncode == 1
+
+
+def test_caption_prints_json_lines(tmp_path: Path, known: Known) -> None:
+    """With --json each picture is an object, errors included; a preset is chosen by the model's name."""
+    (tmp_path / "a.png").write_bytes(known[0][0])
+
+    done = altgate("caption", "--json", "--model", "demo:alt_text", "a.png", "b.png", cwd=tmp_path)
+
+    good, bad = map(json.loads, done.stdout.splitlines())
+    assert good == {"source": "a.png", "model": "demo:alt_text", "caption": known[0][1]}
+    assert bad["error"]
+    assert done.returncode == 1
+
+
+def test_caption_with_an_unknown_model_names_the_nearest(tmp_path: Path) -> None:
+    """The same sentence as over HTTP."""
+    (tmp_path / "a.png").write_bytes(pictures.png(SCENES[0]))
+
+    done = altgate("caption", "--model", "dmeo", "a.png", cwd=tmp_path)
+
+    assert done.returncode == 1
+    assert "Did you mean 'demo'?" in done.stderr
+
+
+def test_caption_with_a_hub_that_cannot_be_reached_says_what_to_do(tmp_path: Path) -> None:
+    """The weights are not there and cannot be had: one sentence with the remedy."""
+    (tmp_path / "a.png").write_bytes(pictures.png(SCENES[0]))
+
+    done = altgate(
+        "caption",
+        "--model",
+        "blip-base",
+        "a.png",
+        cwd=tmp_path,
+        HF_HOME=str(tmp_path),
+        HF_ENDPOINT="http://127.0.0.1:9",
+    )
+
+    assert done.returncode == 1
+    assert re.search(r"'blip-base' cannot be served: .*hub cannot be reached.*source", done.stderr), done.stderr
+
+
+def test_models_lists_what_can_be_served(tmp_path: Path) -> None:
+    """Name, engine, device, state, source and aliases, from the catalogue and the configuration."""
+    (tmp_path / "altgate.toml").write_text(
+        '[models.blip-base]\naliases = ["gpt-4o"]\n[models.ours]\nengine = "blip"\nsource = "/nowhere"'
+    )
+
+    done = altgate("models", cwd=tmp_path, HF_HOME=str(tmp_path))
+
+    rows = {line.split()[0]: line for line in done.stdout.splitlines() if line}
+    assert done.returncode == 0
+    assert "on disk" in rows["demo"]
+    assert "downloads at first use" in rows["blip-base"]
+    assert "gpt-4o" in rows["blip-base"]
+    assert "no checkpoint" in rows["ours"]
+    assert "Remedy: put one into /nowhere" in done.stdout
+
+
+def test_check_finds_nothing_wrong_on_the_defaults(tmp_path: Path) -> None:
+    """Every line is ok, and the exit code is 0."""
+    done = altgate("check", cwd=tmp_path, ALTGATE_SERVER__PORT="0")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all(line.startswith("ok ") for line in done.stdout.splitlines())
+    assert "PyTorch" in done.stdout
+
+
+def test_check_names_what_is_wrong_with_its_remedy(tmp_path: Path) -> None:
+    """A Redis that is not there and a folder without a checkpoint: two remedies, and the exit code 1."""
+    settings = f'[cache]\nredis = "unix://{tmp_path}/nothing.sock"\n[models.ours]\nengine = "blip"\nsource = "/nowhere"'
+    (tmp_path / "altgate.toml").write_text(settings)
+
+    done = altgate("check", cwd=tmp_path, ALTGATE_SERVER__PORT="0")
+
+    wrong = [line for line in done.stdout.splitlines() if line.startswith("WRONG")]
+    assert done.returncode == 1
+    assert ["Redis" in wrong[0], "ours" in wrong[1], len(wrong)] == [True, True, 2]
+
+
+@pytest.mark.parametrize("command", ["serve", "caption a.png", "models", "check"])
+def test_a_configuration_that_cannot_be_used_is_refused(tmp_path: Path, command: str) -> None:
+    """Every command says which key of which file, and what was meant."""
+    (tmp_path / "altgate.toml").write_text("[server]\nprot = 1")
+
+    done = altgate(*command.split(), cwd=tmp_path)
+
+    assert done.returncode == 1
+    assert done.stderr == "Error: altgate.toml: unknown key 'server.prot'. Did you mean 'port'?\n"
+
+
+def test_serve_on_a_taken_port_says_so(tmp_path: Path) -> None:
+    """One sentence with the remedy, and no traceback."""
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = altgate("serve", "--port", str(taken.getsockname()[1]), cwd=tmp_path)
+
+    assert done.returncode == 1
+    assert "Choose another port with --port" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_serve_beyond_loopback_is_refused(tmp_path: Path) -> None:
+    """There are no keys yet, so nobody else may come in."""
+    done = altgate("serve", "--host", "0.0.0.0", cwd=tmp_path)
+
+    assert done.returncode == 1
+    assert "loopback" in done.stderr
+
+
+def test_the_scenes_of_the_tests_were_not_trained_on() -> None:
+    """The hundred scenes that the figures rest on are held out from training."""
+    assert all(scenes.is_held_out(scene) for scene in SCENES)

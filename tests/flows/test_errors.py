@@ -1,0 +1,250 @@
+"""Every refusal: its status, OpenAI's envelope, the field at fault and a remedy."""
+
+import gzip
+import http.client
+import json
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests import pictures
+from tests.flows.raw import Answer, chat, send
+from tests.pictures import SCENES, data_url, message
+from tests.services import Server, running_server
+
+PNG = pictures.png(SCENES[0])
+AT = "messages[0].content[0].image_url.url"
+
+
+def about(server: Server, url: str) -> Answer:
+    """A chat completion about that picture."""
+    return chat(server, messages=[message(url, text=None)])
+
+
+@pytest.mark.parametrize(
+    ("url", "code"),
+    [
+        ("data:image/png;base64,", "empty_image_file"),
+        ("data:image/png;base64,!!!!", "invalid_base64_image"),
+        ("data:image/png,hello", "invalid_base64_image"),
+        ("data:image/png;base64", "invalid_base64_image"),
+        (data_url(PNG[: len(PNG) // 2]), "image_parse_error"),
+        (data_url(b"just some words"), "invalid_image_format"),
+        (data_url(b"<!doctype html><html></html>"), "invalid_image_format"),
+        (data_url(b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image/svg+xml"), "invalid_image_format"),
+        ("file:///etc/passwd", "invalid_image_url"),
+        ("/etc/passwd", "invalid_image_url"),
+        ("ftp://example.org/a.png", "invalid_image_url"),
+        ("hello", "invalid_image_url"),
+        ("", "invalid_image_url"),
+    ],
+)
+def test_what_is_no_picture_is_told_with_openais_codes(server: Server, url: str, code: str) -> None:
+    """The client learns which picture, and why; an SDK does not try again."""
+    answer = about(server, url)
+
+    assert (answer.status, answer.error["code"], answer.error["param"]) == (400, code, AT)
+    assert answer.headers["x-should-retry"] == "false"
+    assert "Traceback" not in answer.error["message"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1/a.png",
+        "http://localhost/a.png",
+        "http://[::1]/a.png",
+        "http://[::ffff:127.0.0.1]/a.png",
+        "http://2130706433/",
+        "http://0x7f.1/",
+        "http://0177.0.0.1/",
+        "http://127.1/",
+        "http://169.254.169.254/latest/meta-data/",
+        "http://[fd00:ec2::254]/",
+        "http://10.0.0.1/",
+        "http://192.168.1.1/",
+        "http://[64:ff9b::7f00:1]/",
+        "http://[2002:7f00:1::]/",
+        "http://good.example\\@127.0.0.1/",
+        "http://user:s3cret@example.org/",
+        "http://example.org:22/",
+        "http://nothing.invalid/a.png",
+    ],
+)
+def test_a_url_that_must_not_be_fetched_is_refused(server: Server, url: str) -> None:
+    """Private, loopback and metadata addresses in every spelling are one code, and nothing of them is echoed."""
+    answer = about(server, url)
+
+    assert (answer.status, answer.error["code"], answer.error["param"]) == (400, "invalid_image_url", AT)
+    assert "s3cret" not in answer.error["message"]
+
+
+def test_two_pictures_are_refused_before_any_is_read(server: Server) -> None:
+    """The second one is named; the model takes one."""
+    answer = chat(server, messages=[message(data_url(PNG), "http://nothing.invalid/")])
+
+    assert (answer.status, answer.error["param"]) == (400, "messages[0].content[2].image_url.url")
+    assert "one picture" in answer.error["message"]
+
+
+def test_text_alone_is_answered(server: Server) -> None:
+    """Set-up checks that send "Hi" to a vision model see it work."""
+    answer = chat(server, messages=[{"role": "user", "content": [{"type": "text", "text": "Hi"}]}])
+
+    assert answer.status == 200
+    assert "describes pictures" in answer.json()["choices"][0]["message"]["content"]
+    assert answer.json()["usage"]["total_tokens"] >= 0
+
+
+def test_text_alone_with_a_schema_is_a_refusal_in_the_answer(server: Server) -> None:
+    """No caption is made up: the sentence stands in `refusal`, where OpenAI's SDK looks."""
+    answer = chat(server, response_format={"type": "json_object"})
+
+    message = answer.json()["choices"][0]["message"]
+    assert answer.status == 200
+    assert "describes pictures" in message["refusal"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"n": 2}, "n"),
+        ({"logprobs": True}, "logprobs"),
+        ({"presence_penalty": 1}, "presence_penalty"),
+        ({"frequency_penalty": -1}, "frequency_penalty"),
+        ({"logit_bias": {"5": 1}}, "logit_bias"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "required"}, "tool_choice"),
+    ],
+)
+def test_what_the_model_cannot_honour_is_said(server: Server, fields: dict[str, Any], param: str) -> None:
+    """Nothing is ignored that would change the answer."""
+    answer = chat(server, messages=[message(data_url(PNG))], **fields)
+
+    assert (answer.status, answer.error["param"], answer.error["code"]) == (400, param, "unsupported_parameter")
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "user", "content": [{"type": "video"}]}]}, "messages[0].content[0].type"),
+        ({"temperature": 9}, "temperature"),
+        ({"model": 5}, "model"),
+        ({"altgate": {"task": "sing"}}, "altgate.task"),
+    ],
+)
+def test_a_request_that_cannot_be_read_names_the_field(server: Server, fields: dict[str, Any], param: str) -> None:
+    """The path is the one in the request."""
+    answer = chat(server, **fields)
+
+    assert (answer.status, answer.error["type"], answer.error["param"]) == (400, "invalid_request_error", param)
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"null", b"\x00", b"[" * 10**6])
+def test_a_body_that_is_no_request_is_refused(server: Server, body: bytes) -> None:
+    """Whatever is sent, the answer has OpenAI's shape."""
+    answer = send(server, "POST", "/v1/chat/completions", body, {"content-type": "application/json"})
+
+    assert (answer.status, answer.error["type"]) == (400, "invalid_request_error")
+
+
+@pytest.mark.parametrize(
+    ("path", "advice"),
+    [
+        ("/v1/embeddings", "embeddings"),
+        ("/v1/completions", "is_chat_model=True"),
+        ("/v1/images/generations", "describes pictures"),
+        ("/v1/audio/speech", "Altgate"),
+        ("/v1/responses", "openai.chat"),
+        ("/nothing", "/v1/chat/completions"),
+        ("/v1/chat/completions/extra", "/v1/chat/completions"),
+        ("/%00%0a<script>", "/v1/chat/completions"),
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_paths_that_are_not_served_advise(server: Server, path: str, advice: str, method: str) -> None:
+    """404 in OpenAI's shape, with a sentence that helps."""
+    answer = send(server, method, path)
+
+    assert answer.status == 404
+    assert advice in answer.error["message"]
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/v1/chat/completions"), ("DELETE", "/v1/models"), ("PUT", "/")])
+def test_methods_that_are_not_allowed_are_405(server: Server, method: str, path: str) -> None:
+    """In OpenAI's shape as well."""
+    assert send(server, method, path).error["code"] == "method_not_supported"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"content-encoding": "gzip"},
+        {"content-encoding": "zstd"},
+        {"content-type": "multipart/form-data; boundary=x"},
+        {"content-type": "image/png"},
+    ],
+)
+def test_bodies_that_are_not_read_are_415(server: Server, headers: dict[str, str]) -> None:
+    """A compressed body and one that is no JSON by its label are refused before they are read."""
+    answer = send(server, "POST", "/v1/chat/completions", gzip.compress(b"{}"), headers)
+
+    assert (answer.status, answer.error["code"]) == (415, "unsupported_media_type")
+
+
+@pytest.mark.parametrize(
+    "kind", ["application/json; charset=utf-8", "text/plain", "application/x-www-form-urlencoded", None]
+)
+def test_labels_that_clients_really_send_are_read(server: Server, kind: str | None) -> None:
+    """curl -d without a header, fetch() without one: JSON is JSON."""
+    body = json.dumps({"model": "demo", "messages": [{"role": "user", "content": "Hi"}]})
+
+    assert send(server, "POST", "/v1/chat/completions", body, {"content-type": kind} if kind else {}).status == 200
+
+
+def test_a_body_over_the_limit_is_413_naming_it(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """With its length announced or not, and the process goes on."""
+    settings = '[server]\nmax_body = "1MiB"\n[engines]\npreload = []'
+    with running_server(tmp_path_factory.mktemp("small"), settings=settings) as small:
+        announced = send(small, "POST", "/v1/chat/completions", b"x" * (2**20 + 1))
+        unannounced = _chunked(small, [b"x" * 2**16] * 17)
+
+        assert "1 MiB" in announced.error["message"]
+        assert (announced.status, unannounced) == (413, 413)
+        assert send(small, "GET", "/health").status == 200
+
+
+def _chunked(server: Server, blocks: list[bytes]) -> int:
+    """The status of a POST whose length is not announced."""
+    connection = http.client.HTTPConnection(urlsplit(server.root).netloc, timeout=60)
+    try:
+        connection.request("POST", "/v1/chat/completions", iter(blocks), encode_chunked=True)
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def test_unknown_fields_are_named_in_a_header(server: Server) -> None:
+    """What was ignored is told, unless its name could break the header."""
+    answer = chat(server, store=True, top_k=5, **{"evil\r\nx-injected": 1})
+
+    assert answer.status == 200
+    assert answer.headers["x-altgate-ignored"] == "store, top_k"
+    assert "x-injected" not in answer.headers
+
+
+def test_an_engine_that_cannot_load_is_503_with_the_reason(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """One clear sentence for the client, the engine's last lines for the log, and no path of this machine."""
+    folder = tmp_path_factory.mktemp("broken")
+    (folder / "config.json").write_text("{}")
+    settings = f'[engines]\npreload = []\n[models.broken]\nengine = "blip"\nsource = "{folder}"'
+    with running_server(folder, settings=settings) as broken:
+        answer = chat(broken, model="broken", messages=[message(data_url(PNG))])
+
+        assert answer.status == 503
+        assert "'broken' cannot be served" in answer.error["message"]
+        assert str(folder) not in answer.error["message"]
+        assert int(answer.headers["retry-after"]) >= 1
+        assert "its last lines" in broken.log.read_text()
+        assert chat(broken, model="broken", stream=True).status == 503
