@@ -36,8 +36,8 @@ def availability(model: Model, environ: Mapping[str, str] = os.environ) -> Avail
 
 
 def is_folder(source: str) -> bool:
-    """Whether a source is a folder; otherwise it is a name on the hub, `owner/name`."""
-    return source.startswith(("/", "./", "../", "~")) or Path(source).is_dir() or source.count("/") != 1
+    """Whether a source is a folder; otherwise it is a name on the hub. The BLIP engine tells them apart the same way."""
+    return Path(source).is_dir() or source.startswith(("/", ".", "~", "\\")) or source.count("/") > 1
 
 
 def device(model: Model) -> str:

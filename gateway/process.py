@@ -192,11 +192,10 @@ class Process:
         """Whether the child became ready before it ended. One that takes too long is killed."""
         deadline = time.monotonic() + self._start_timeout
         while child.returncode is None:
-            health = await self._probe()
-            if health is not None:
-                self.health = health
-            if health is not None and health.ready:
-                return True
+            if (health := await self._probe()) is not None:
+                self._note(health)
+                if health.ready:
+                    return True
             if time.monotonic() > deadline:
                 self._tail.append(f"{PUBLIC_MARK}it was not ready within {self._start_timeout:.0f} seconds")
                 _signal(child, signal.SIGKILL)
@@ -205,6 +204,12 @@ class Process:
                 async with asyncio.timeout(PROBE_EVERY):
                     await child.wait()
         return False
+
+    def _note(self, health: Health) -> None:
+        if health.phase is not None and health != self.health:
+            done = f" {health.progress:.0%}" if health.progress is not None else ""
+            log.info("%s: loading, %s%s", self.name, health.phase, done)
+        self.health = health
 
     async def _mourn(self, code: int, lived: float) -> None:
         """A child that had been ready has died: it is started again after a pause."""
@@ -259,7 +264,8 @@ class Process:
             self._log_line(rest)
 
     def _log_line(self, line: bytes) -> None:
-        text = line.decode("utf-8", "replace").rstrip()[:LONGEST_LINE]
+        # A progress bar writes over its own line; what it said last is what counts.
+        text = line.decode("utf-8", "replace").rstrip().rpartition("\r")[2][:LONGEST_LINE]
         if text:
             self._tail.append(text)
             log.info("%s: %s", self.name, text)

@@ -16,10 +16,10 @@ from gateway.parts import Parts
 
 def run(config: Config) -> None:
     """Serves until SIGINT or SIGTERM, then finishes what is under way within its limit."""
-    listener = _bound(config.server.host, config.server.port)
+    listener = bound(config.server.host, config.server.port)
     parts = Parts(config)
     port = listener.getsockname()[1]
-    server = _Server(_settings(create_app(config, parts), config))
+    server = _Server(settings(create_app(config, parts), config))
     server.greeting = banner.text(config, parts.captioner.store.description, port)
     server.run(sockets=[listener])
     if not server.started:
@@ -37,7 +37,8 @@ class _Server(uvicorn.Server):
             click.echo(self.greeting)
 
 
-def _settings(app: Callable[..., Any], config: Config) -> uvicorn.Config:
+def settings(app: Callable[..., Any], config: Config) -> uvicorn.Config:
+    """How uvicorn serves the application."""
     return uvicorn.Config(
         app,
         lifespan="on",
@@ -50,7 +51,12 @@ def _settings(app: Callable[..., Any], config: Config) -> uvicorn.Config:
     )
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def bound(host: str, port: int) -> socket.socket:
+    """A socket bound to that address.
+
+    Raises:
+        ClickException: it cannot be bound; the message says what to do.
+    """
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     listener = socket.socket(family, kind, protocol)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

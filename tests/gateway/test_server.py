@@ -1,0 +1,20 @@
+"""What the server is told before it listens."""
+
+import pytest
+
+from gateway import config, server
+
+
+def test_idle_connections_outlive_the_pools_of_clients() -> None:
+    """Clients keep connections for up to 120 s; a server that closes first loses requests to a race."""
+    settings = server.settings(lambda: None, config.load(None, {}, {}))
+
+    assert settings.timeout_keep_alive > 120
+    assert settings.timeout_graceful_shutdown == 30
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+def test_every_loopback_address_can_be_listened_on(host: str) -> None:
+    """IPv4, IPv6 and the name."""
+    with server.bound(host, 0) as listener:
+        assert listener.getsockname()[1] > 0
