@@ -79,13 +79,12 @@ def _root(process: "subprocess.Popen[str]") -> str:
 
 def _read(url: str, body: bytes | None = None) -> bytes:
     """The answer; a connection that is refused because the server is about to listen is tried again."""
+    request = urllib.request.Request(url, body, {"content-type": "application/json", "cache-control": "no-store"})
     for _ in range(1000):
         try:
-            request = urllib.request.Request(url, body, {"content-type": "application/json", "cache-control": "no-store"})
             with urllib.request.urlopen(request) as response:
-                answer: bytes = response.read()
-            return answer
-        except ConnectionError:
+                return bytes(response.read())
+        except OSError:
             time.sleep(0.005)
     raise SystemExit(f"{url} does not answer")
 

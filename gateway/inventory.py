@@ -36,7 +36,7 @@ def availability(model: Model, environ: Mapping[str, str] = os.environ) -> Avail
 
 
 def is_folder(source: str) -> bool:
-    """Whether a source is a folder; otherwise it is a name on the hub. The BLIP engine tells them apart the same way."""
+    """Whether a source is a folder and not a name on the hub; the BLIP engine tells them apart the same way."""
     return Path(source).is_dir() or source.startswith(("/", ".", "~", "\\")) or source.count("/") > 1
 
 

@@ -15,7 +15,7 @@ SCENES = scenes.held_out(200, seed=HELD_OUT_SEED)
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
     """A picture's file."""
     file = io.BytesIO()
-    image.save(file, kind, **options)  # type: ignore[arg-type]
+    image.save(file, kind, **options)
     return file.getvalue()
 
 

@@ -23,13 +23,14 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 
 from gateway import wire
 from gateway.wire import ChatCompletion, Choice, Chunk, ChunkChoice, Delta, TextPart, Usage
 
-HEAD = {"id": "chatcmpl-x", "created": int(time.time()), "model": "stand-in"}
+HEAD: dict[str, Any] = {"id": "chatcmpl-x", "created": int(time.time()), "model": "stand-in"}
 USAGE = Usage(3, 2, 5, wire.PromptTokensDetails(image_tokens=2))
 
 
@@ -130,7 +131,7 @@ def main() -> None:
     app = web.Application(client_max_size=2**30)
     app.router.add_get("/health", stand_in.health)
     app.router.add_post("/v1/chat/completions", stand_in.chat)
-    print("stand-in: listening", flush=True)  # noqa: T201 - its log
+    print("stand-in: listening", flush=True)
     web.run_app(app, path=options.uds, print=lambda *_: None, handler_cancellation=True, access_log=None)
 
 

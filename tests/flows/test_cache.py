@@ -4,6 +4,8 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -16,7 +18,7 @@ from tests.services import Server, running_redis, running_server
 ONE, OTHER = (pictures.png(scene) for scene in SCENES[100:102])
 
 
-def about(server: Server, *urls: str, headers: dict[str, str] | None = None, **fields: object) -> Answer:
+def about(server: Server, *urls: str, headers: dict[str, str] | None = None, **fields: Any) -> Answer:
     """A chat completion about those pictures."""
     return chat(server, headers, **({"messages": [message(*urls)]} | fields))
 
@@ -66,7 +68,7 @@ def test_another_picture_with_the_same_words_is_never_a_hit(server: Server) -> N
     ],
     ids=str,
 )
-def test_whatever_shapes_the_answer_makes_another_entry(server: Server, fields: dict[str, object]) -> None:
+def test_whatever_shapes_the_answer_makes_another_entry(server: Server, fields: dict[str, Any]) -> None:
     """A request that differs in one field is generated anew."""
     about(server, data_url(ONE))
 
@@ -78,15 +80,15 @@ def test_one_picture_is_one_picture_in_every_form(server: Server, form: str) -> 
     """The bytes count, not how they were written."""
     about(server, data_url(ONE))
     plain = data_url(ONE)
-    part: dict[str, object] = {
+    forms: dict[str, Any] = {
         "padding": {"type": "image_url", "image_url": plain.rstrip("=")},
         "label": {"type": "image_url", "image_url": {"url": plain.replace("image/png", "image/jpeg")}},
         "bare": {"type": "image_url", "image_url": {"url": plain.partition(",")[2]}},
         "input_image": {"type": "input_image", "image_url": plain},
-    }[form]
+    }
     words = {"type": "text", "text": "Generate a caption for this image."}
 
-    assert cached(chat(server, messages=[{"role": "user", "content": [words, part]}])) == "hit"
+    assert cached(chat(server, messages=[{"role": "user", "content": [words, forms[form]]}])) == "hit"
 
 
 def test_a_hit_streams_when_a_stream_was_asked_for(server: Server) -> None:
@@ -152,7 +154,7 @@ def site() -> Iterator[str]:
 def test_redis_and_urls(tmp_path: Path, site: str) -> None:
     """With a Redis: a picture by URL is the same as by base64, a second server finds what the first one kept, and a
     Redis that is gone costs nobody their answer."""
-    port = site.split(":")[2].split("/")[0]
+    port = urlsplit(site).port
     with running_redis(tmp_path) as redis:
         settings = (
             f'[cache]\nredis = "{redis.url}"\n'

@@ -1,7 +1,9 @@
 """The command line, as a user types it."""
 
 import json
+import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,8 +19,6 @@ Known = list[tuple[bytes, str]]
 
 def altgate(*arguments: str, cwd: Path, **environ: str) -> "subprocess.CompletedProcess[str]":
     """What a command prints, and how it ends."""
-    import os
-
     return subprocess.run(
         [sys.executable, "-m", "gateway.cli", *arguments],
         cwd=cwd,
@@ -147,8 +147,6 @@ def test_a_configuration_that_cannot_be_used_is_refused(tmp_path: Path, command:
 
 def test_serve_on_a_taken_port_says_so(tmp_path: Path) -> None:
     """One sentence with the remedy, and no traceback."""
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as taken:
         done = altgate("serve", "--port", str(taken.getsockname()[1]), cwd=tmp_path)
 

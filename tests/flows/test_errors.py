@@ -227,7 +227,9 @@ def _chunked(server: Server, blocks: list[bytes]) -> int:
 
 def test_unknown_fields_are_named_in_a_header(server: Server) -> None:
     """What was ignored is told, unless its name could break the header."""
-    answer = chat(server, store=True, top_k=5, **{"evil\r\nx-injected": 1})
+    odd: dict[str, Any] = {"evil\r\nx-injected": 1}
+
+    answer = chat(server, store=True, top_k=5, **odd)
 
     assert answer.status == 200
     assert answer.headers["x-altgate-ignored"] == "store, top_k"

@@ -65,9 +65,7 @@ def test_what_does_not_shape_the_answer_is_not_in_the_key(fields: dict[str, Any]
     assert key(fields) == key({})
 
 
-@pytest.mark.parametrize(
-    "parts", [{"model": "other"}, {"revision": "2"}, {"prompt": "x"}, {"pipeline": 2}], ids=lambda parts: str(parts)
-)
+@pytest.mark.parametrize("parts", [{"model": "other"}, {"revision": "2"}, {"prompt": "x"}, {"pipeline": 2}], ids=str)
 def test_model_revision_prompt_and_our_own_processing_are_in_the_key(parts: dict[str, Any]) -> None:
     """An upgrade of any of them never answers with what the old one said."""
     assert key({}, **parts) != key({})

@@ -48,14 +48,14 @@ async def replaced(child: Process, first: int) -> None:
 async def test_it_starts_when_it_is_wanted_and_stops_with_its_context() -> None:
     """Nothing runs before somebody asks, and nothing runs afterwards."""
     async with process(FOREVER) as child:
-        assert (child.state, child.pid) == (State.STOPPED, None)
-
+        states = [child.state]
         await child.ensure_ready(30)
-        assert child.state is State.READY
+        states.append(child.state)
         pid = child.pid
         assert pid is not None
+    states.append(child.state)
 
-    assert child.state is State.STOPPED
+    assert states == [State.STOPPED, State.READY, State.STOPPED]
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 
