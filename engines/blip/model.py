@@ -1,0 +1,272 @@
+"""BLIP itself: weights, pixels, and the decode loop. The only file of the engine that imports torch.
+
+The loop stands in place of `generate()`: its tokens are the same, and in addition they can be had one by one, every
+request of a batch keeps its own sampling and seed, and who has ended or left makes room for the others.
+
+What `BlipForConditionalGeneration.generate` does to a prompt and `prompt_ids` repeats: the first token becomes the
+decoder's own start token, the last one ([SEP]) is dropped, and [SEP] is what ends a caption.
+"""
+
+import secrets
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, cast
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from transformers import (
+    AutoTokenizer,
+    BlipForConditionalGeneration,
+    BlipImageProcessorPil,
+    BlipTextConfig,
+    DynamicCache,
+    EncoderDecoderCache,
+    PreTrainedTokenizerBase,
+)
+
+from engines.blip.job import Facts, Job, Pixels, Sampling, Token
+from engines.serve import LoadError
+
+DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The device asked for; "auto" takes the GPU where there is one.
+
+    Raises:
+        LoadError: "cuda" is asked for and torch sees no GPU.
+    """
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise LoadError("the device is set to cuda, but PyTorch sees no GPU here; set it to auto or cpu")
+    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
+    """The type asked for; "auto" takes bfloat16 where the hardware computes with it, for it halves what is read."""
+    if wanted != "auto":
+        return DTYPES[wanted]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    able = torch.cpu.get_capabilities()
+    return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
+
+
+@dataclass
+class _Row:
+    """One choice of one job: what decides its next token."""
+
+    job: int
+    choice: int
+    left: int
+    sampling: Sampling
+    chance: torch.Generator | None
+
+
+class BlipModel:
+    """A loaded checkpoint. `captions` belongs to one thread at a time; `pixels` and `prompt_ids` to any."""
+
+    def __init__(self, folder: Path, *, device: torch.device, dtype: torch.dtype) -> None:
+        """Loads a local checkpoint; nothing is fetched.
+
+        Raises:
+            OSError, ValueError, KeyError: a file of the checkpoint is missing or does not fit the others.
+            RuntimeError, MemoryError: the weights do not fit into memory.
+        """
+        model = BlipForConditionalGeneration.from_pretrained(folder, dtype=dtype, local_files_only=True)
+        nn.Module.train(model, mode=False)
+        nn.Module.to(model, device)
+        if device.type == "cpu" and dtype is torch.bfloat16 and _can_pack():
+            _pack(model)
+        self._model = model
+        # The class is named, not looked up: the default backend resizes otherwise than the published captions' did.
+        self._image_processor = BlipImageProcessorPil.from_pretrained(folder, local_files_only=True)
+        self._tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self._device = device
+        text = _text_config(model)
+        self._start, self._end = cast("int", text.bos_token_id), cast("int", text.sep_token_id)
+        self.facts = Facts(
+            device=device.type,
+            dtype=str(dtype).removeprefix("torch."),
+            image_tokens=self._model.vision_model.embeddings.num_positions,
+            positions=text.max_position_embeddings,
+            vocabulary=_vocabulary(self._tokenizer),
+        )
+
+    def pixels(self, picture: Image.Image) -> Pixels:
+        """The picture as the checkpoint's own image processor makes it: (3, height, width), float32."""
+        values = self._image_processor(picture, return_tensors="np")["pixel_values"][0]
+        return np.asarray(values, dtype=np.float32)
+
+    def prompt_ids(self, prefix: str) -> tuple[int, ...]:
+        """What the decoder continues: its start token and the prefix, if any."""
+        ids = self._tokenizer(prefix)["input_ids"]
+        return (self._start, *ids[1:-1])
+
+    def warm_up(self) -> None:
+        """Captions a blank picture, so that the first request does not pay for what is set up at first use."""
+        blank = self.pixels(Image.new("RGB", (16, 16)))
+        for _ in self.captions([Job(blank, (self._start,), limit=2)], lambda _: False):
+            pass
+
+    def captions(
+        self, jobs: Sequence[Job], gone: Callable[[int], bool]
+    ) -> Generator[Sequence[tuple[int, Token]], None, None]:
+        """Captions the jobs together, their prompts of one length; yields each step's token of every row.
+
+        A row ends with the model's end token, at its job's limit, or when its caller has gone.
+        """
+        rows = [row for index, job in enumerate(jobs) for row in _rows(index, job)]
+        decoder = _Decoder(self._model, self._see([job.pixels for job in jobs]))
+        logits = decoder.begin([job.prompt for job in jobs], [row.job for row in rows])
+        while rows:
+            tokens = [self._token(row, token) for row, token in zip(rows, _choose(logits, rows), strict=True)]
+            yield [(row.job, token) for row, token in zip(rows, tokens, strict=True)]
+            on = [at for at, row in enumerate(rows) if tokens[at].finish is None and not gone(row.job)]
+            if on:
+                logits = decoder.step(on, [tokens[at].id for at in on])
+            rows = [rows[at] for at in on]
+
+    def _token(self, row: _Row, id_: int) -> Token:
+        row.left -= 1
+        if id_ == self._end:
+            return Token(row.choice, id_, "stop")
+        return Token(row.choice, id_, None if row.left else "length")
+
+    @torch.inference_mode()
+    def _see(self, pixels: Sequence[Pixels]) -> Tensor:
+        """What the decoder attends to, (pictures, patches + 1, width); a picture is seen once for all its choices."""
+        seen = self._model.vision_model(pixel_values=torch.from_numpy(np.stack(pixels)).to(self._device))
+        return cast("Tensor", seen.last_hidden_state)
+
+
+class _Decoder:
+    """The text decoder in the middle of a batch: its caches, one row per choice that still goes on.
+
+    The keys and values of the pictures are computed once, at `begin`. The layers are called directly, without the
+    masks and bookkeeping around them that single-token steps have no use for.
+    """
+
+    def __init__(self, model: BlipForConditionalGeneration, seen: Tensor) -> None:
+        self._text = model.text_decoder
+        self._seen = seen
+        config = _text_config(model)
+        self._cache = EncoderDecoderCache(DynamicCache(config=config), DynamicCache(config=config))
+        self._rows = 0
+
+    @torch.inference_mode()
+    def begin(self, prompts: Sequence[Sequence[int]], jobs: Sequence[int]) -> Tensor:
+        """Reads the prompts, one per picture; the logits of the next token, one row for each entry of `jobs`."""
+        ids = torch.tensor(prompts, device=self._seen.device)
+        out = self._text(
+            input_ids=ids,
+            encoder_hidden_states=self._seen,
+            past_key_values=self._cache,
+            use_cache=True,
+            is_decoder=True,
+            logits_to_keep=1,
+        )
+        self._rows = len(prompts)
+        self._keep(jobs)
+        return cast("Tensor", out.logits[:, -1][list(jobs)])
+
+    @torch.inference_mode()
+    def step(self, on: Sequence[int], tokens: Sequence[int]) -> Tensor:
+        """Goes on with the rows `on`, given the last token of each; the logits of their next tokens."""
+        self._keep(on)
+        bert = self._text.bert
+        ids = torch.tensor(tokens, device=self._seen.device)[:, None]
+        hidden = bert.embeddings(input_ids=ids, past_key_values_length=self._cache.get_seq_length())
+        for layer in bert.encoder.layer:
+            # `_seen` only says that there is a picture: its keys and values come from the cache.
+            hidden = layer(hidden, self._seen, past_key_values=self._cache)
+        return cast("Tensor", self._text.cls(hidden)[:, -1])
+
+    def _keep(self, rows: Sequence[int]) -> None:
+        if list(rows) != list(range(self._rows)):
+            self._cache.batch_select_indices(torch.tensor(rows, device=self._seen.device))
+            self._rows = len(rows)
+
+
+class _Packed(nn.Module):
+    """A linear layer whose weights lie in memory as oneDNN reads them.
+
+    Without it oneDNN lays them out anew at every call, which for one row takes longer than the product itself. The
+    numbers that come out are the same, bit for bit. The two operations are those that torch.compile uses for it.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), 1)
+        self._bias = linear.bias
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """The layer, of rows (..., in), as (..., out)."""
+        return cast("Tensor", torch.ops.mkldnn._linear_pointwise(rows, self._weight, self._bias, "none", [], ""))
+
+
+def _can_pack() -> bool:
+    """Whether this build of PyTorch has oneDNN, and the processor what it needs for bfloat16."""
+    operations = torch.ops.mkldnn
+    return hasattr(operations, "_linear_pointwise") and bool(operations._is_mkldnn_bf16_supported())
+
+
+def _pack(module: nn.Module) -> None:
+    """Packs every linear layer under the module, in place."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.Linear):
+            setattr(module, name, _Packed(child))
+        else:
+            _pack(child)
+
+
+def _text_config(model: BlipForConditionalGeneration) -> BlipTextConfig:
+    return cast("BlipTextConfig", model.config.text_config)
+
+
+def _rows(index: int, job: Job) -> Iterator[_Row]:
+    """A job's rows. A choice's chance depends on the seed and its own number, and on nothing else in the batch."""
+    for choice in range(job.choices):
+        yield _Row(index, choice, job.limit, job.sampling, _chance(job.sampling, choice))
+
+
+def _chance(sampling: Sampling, choice: int) -> torch.Generator | None:
+    if sampling.temperature == 0:
+        return None
+    generator = torch.Generator()
+    generator.manual_seed(secrets.randbits(62) if sampling.seed is None else sampling.seed + choice)
+    return generator
+
+
+@torch.inference_mode()
+def _choose(logits: Tensor, rows: Sequence[_Row]) -> list[int]:
+    """The next token of every row, from its logits (rows, vocabulary)."""
+    exact = logits.float()
+    chosen: list[int] = exact.argmax(dim=-1).tolist()
+    for at, row in enumerate(rows):
+        if row.chance is not None:
+            chosen[at] = _draw(exact[at].cpu(), row.sampling, row.chance)
+    return chosen
+
+
+def _draw(logits: Tensor, sampling: Sampling, chance: torch.Generator) -> int:
+    """Draws a token: the likeliest ones whose probabilities first reach `top_p` share a unit line by their size.
+
+    One number is drawn per token whatever the probabilities are, so that tiny differences between batches, which the
+    hardware's order of summing makes, hardly ever change the token.
+    """
+    scaled = (logits.double() - logits.max()) / sampling.temperature
+    likely, ids = scaled.softmax(dim=-1).sort(descending=True, stable=True)
+    reached = likely.cumsum(dim=-1)
+    kept = int((reached - likely < sampling.top_p).sum().clamp(min=1))
+    drawn = torch.rand((), generator=chance, dtype=torch.float64) * reached[kept - 1]
+    return int(ids[min(int((reached[:kept] <= drawn).sum()), kept - 1)])
+
+
+def _vocabulary(tokenizer: PreTrainedTokenizerBase) -> tuple[str | None, ...]:
+    """Every token's text by its id; None for the special ones, which are never part of a caption."""
+    special = set(tokenizer.all_special_ids)
+    words = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    return tuple(None if id_ in special else word for id_, word in enumerate(words))

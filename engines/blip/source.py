@@ -1,0 +1,79 @@
+"""Finds a checkpoint: a local folder, or a name on the Hugging Face hub, which is downloaded when it is not here yet.
+
+Reads no weights. What is wrong is told in one sentence that a client may read, hence without paths of this machine.
+"""
+
+import json
+from pathlib import Path
+
+from engines.serve import LoadError
+
+SMALL_FILES = ("*.json", "vocab.txt")
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+ARCHITECTURE = "BlipForConditionalGeneration"
+
+
+def spoken(source: str) -> str:
+    """The source as a client may read it: a hub name, or no more than that it is a folder."""
+    return "the folder set as `source`" if _is_folder(source) else source
+
+
+def locate(source: str) -> Path:
+    """The folder that holds the checkpoint.
+
+    Raises:
+        LoadError: it cannot be had, or it is not a BLIP captioning checkpoint.
+    """
+    folder = Path(source) if _is_folder(source) else _download(source)
+    _check(folder, spoken(source))
+    return folder
+
+
+def _is_folder(source: str) -> bool:
+    """A hub name has at most one slash and never looks like a path; what exists here is a folder in any case."""
+    return Path(source).is_dir() or source.startswith(("/", ".", "~", "\\")) or source.count("/") > 1
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download  # noqa: PLC0415 -- seconds to import, and not needed for a folder
+
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=[*SMALL_FILES, WEIGHTS[0]]))
+        if not list(folder.glob(WEIGHTS[0])):  # an old checkpoint: pickled weights, which torch reads as data only
+            folder = Path(snapshot_download(name, allow_patterns=[*SMALL_FILES, WEIGHTS[1]]))
+    except Exception as error:
+        raise LoadError(_download_sentence(name, error)) from error
+    return folder
+
+
+def _download_sentence(name: str, error: Exception) -> str:
+    from huggingface_hub import errors  # noqa: PLC0415 -- as above
+
+    match error:
+        case errors.GatedRepoError():
+            return f"{name} may only be downloaded by those whom its owner admits; accept its terms and set HF_TOKEN"
+        case errors.RepositoryNotFoundError() | errors.HFValidationError():
+            return f"the model hub knows no model {name}; correct `source`, or set HF_TOKEN when the model is private"
+        case OSError() if error.errno is not None:
+            return f"the weights of {name} could not be stored ({error.strerror}); make room in the model cache"
+    return (
+        f"the weights of {name} could not be downloaded because the model hub cannot be reached; "
+        "download them where there is a network and set `source` to their folder"
+    )
+
+
+def _check(folder: Path, name: str) -> None:
+    """Refuses what is no captioning checkpoint before gigabytes of it are read."""
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+    except FileNotFoundError:
+        raise LoadError(
+            f"{name} holds no checkpoint: there is no config.json in it; name the folder that has one"
+        ) from None
+    except (OSError, ValueError):
+        raise LoadError(f"the config.json of {name} cannot be read; download the checkpoint again") from None
+    if config.get("model_type") != "blip" or ARCHITECTURE not in (config.get("architectures") or [ARCHITECTURE]):
+        kind = (config.get("architectures") or [config.get("model_type", "unknown")])[0]
+        raise LoadError(f"{name} is no BLIP captioning checkpoint ({kind}); the blip engine loads {ARCHITECTURE} only")
+    if not any(found for pattern in WEIGHTS for found in folder.glob(pattern)):
+        raise LoadError(f"{name} holds no weights: there is no model.safetensors in it; download it again")
