@@ -73,6 +73,7 @@ def _command(model: Model, socket: str) -> list[str]:
         f"engines.{model.engine}",
         f"--model={model.name}",
         f"--source={model.source}",
+        f"--revision={model.revision}",
         f"--uds={socket}",
         "--exit-on-stdin-eof",
         *options,

@@ -39,6 +39,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m engines.blip", description="Serves a BLIP captioning checkpoint.")
     parser.add_argument("--source", required=True, help="a folder with a checkpoint, or a name on the model hub")
+    parser.add_argument("--revision", default="main", help="the hub's branch, tag or commit (%(default)s)")
     parser.add_argument("--model", required=True, help="the name that requests call it by")
     place = parser.add_mutually_exclusive_group(required=True)
     place.add_argument("--uds", type=Path, help="the Unix socket to listen on; created private, removed at the end")
@@ -46,8 +47,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--host", default=DEFAULT_HOST, help="the address to listen on with --port (%(default)s)")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto")
+    parser.add_argument("--threads", type=_count, help="processor threads for one batch (PyTorch's own choice)")
     parser.add_argument("--max-batch", type=_count, default=8, help="captions made at once (%(default)s)")
-    parser.add_argument("--max-queue", type=_count, default=64, help="requests that may wait (%(default)s)")
+    parser.add_argument("--max-queue", type=_count, default=256, help="requests that may wait (%(default)s)")
     parser.add_argument("--keep-artefacts", action="store_true", help='leave a leading "arafed" in captions')
     parser.add_argument("--exit-on-stdin-eof", action="store_true", help="end when the parent's end of stdin closes")
     return parser.parse_args(arguments)
@@ -62,14 +64,15 @@ def load(options: argparse.Namespace, report: Report) -> Engine:
     report("importing", 0.0)
     try:
         from engines.blip.captioner import Captioner  # noqa: PLC0415 -- torch: seconds, and perhaps not installed
-        from engines.blip.model import BlipModel, choose_device, choose_dtype  # noqa: PLC0415
+        from engines.blip.model import BlipModel, choose_device, choose_dtype, use_threads  # noqa: PLC0415
     except ImportError as error:
         raise LoadError(
             "the blip engine needs PyTorch and Transformers, which cannot be imported here; "
             "install them with: pip install 'altgate[blip]'"
         ) from error
+    use_threads(options.threads)
+    folder = locate(options.source, options.revision, report)
     report("weights", 0.2)
-    folder = locate(options.source)
 
     def make() -> "BlipModel":
         device = choose_device(options.device)

@@ -54,6 +54,12 @@ def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
 
 
+def use_threads(count: int | None) -> None:
+    """Bounds the threads that work on one batch. A small model is fastest with one: more only wait for one another."""
+    if count is not None:
+        torch.set_num_threads(count)
+
+
 @dataclass
 class _Row:
     """One choice of one job: what decides its next token."""

@@ -5,8 +5,9 @@ Reads no weights. What is wrong is told in one sentence that a client may read, 
 
 import json
 from pathlib import Path
+from typing import Any
 
-from engines.serve import LoadError
+from engines.serve import LoadError, Report
 
 SMALL_FILES = ("*.json", "vocab.txt")
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
@@ -18,13 +19,13 @@ def spoken(source: str) -> str:
     return "the folder set as `source`" if _is_folder(source) else source
 
 
-def locate(source: str) -> Path:
-    """The folder that holds the checkpoint.
+def locate(source: str, revision: str, report: Report) -> Path:
+    """The folder that holds the checkpoint. A download reports "download" and its fraction; `revision` is the hub's.
 
     Raises:
         LoadError: it cannot be had, or it is not a BLIP captioning checkpoint.
     """
-    folder = Path(source) if _is_folder(source) else _download(source)
+    folder = Path(source) if _is_folder(source) else _download(source, revision, report)
     _check(folder, spoken(source))
     return folder
 
@@ -34,16 +35,37 @@ def _is_folder(source: str) -> bool:
     return Path(source).is_dir() or source.startswith(("/", ".", "~", "\\")) or source.count("/") > 1
 
 
-def _download(name: str) -> Path:
+def _download(name: str, revision: str, report: Report) -> Path:
     from huggingface_hub import snapshot_download  # noqa: PLC0415 -- seconds to import, and not needed for a folder
 
+    def files(weights: str) -> Path:
+        patterns = [*SMALL_FILES, weights]
+        bar = _reporting(report)
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, tqdm_class=bar))
+
     try:
-        folder = Path(snapshot_download(name, allow_patterns=[*SMALL_FILES, WEIGHTS[0]]))
+        folder = files(WEIGHTS[0])
         if not list(folder.glob(WEIGHTS[0])):  # an old checkpoint: pickled weights, which torch reads as data only
-            folder = Path(snapshot_download(name, allow_patterns=[*SMALL_FILES, WEIGHTS[1]]))
+            folder = files(WEIGHTS[1])
     except Exception as error:
         raise LoadError(_download_sentence(name, error)) from error
     return folder
+
+
+def _reporting(report: Report) -> type[Any]:
+    """A progress bar that draws nothing and reports how much of all bytes is here."""
+    from tqdm import tqdm  # noqa: PLC0415 -- as above
+
+    class Bar(tqdm):  # type: ignore[misc]  # tqdm brings no types
+        def update(self, n: float | None = 1) -> None:
+            super().update(n)
+            if self.unit == "B" and self.total:
+                report("download", min(1.0, self.n / self.total))
+
+        def display(self, *_: Any, **__: Any) -> None:
+            """A bar in a log is noise."""
+
+    return Bar
 
 
 def _download_sentence(name: str, error: Exception) -> str:
@@ -52,6 +74,8 @@ def _download_sentence(name: str, error: Exception) -> str:
     match error:
         case errors.GatedRepoError():
             return f"{name} may only be downloaded by those whom its owner admits; accept its terms and set HF_TOKEN"
+        case errors.RevisionNotFoundError():
+            return f"the model hub has {name}, but not in the revision asked for; correct `revision`"
         case errors.RepositoryNotFoundError() | errors.HFValidationError():
             return f"the model hub knows no model {name}; correct `source`, or set HF_TOKEN when the model is private"
         case OSError() if error.errno is not None:

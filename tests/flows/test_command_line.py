@@ -12,8 +12,10 @@ import pytest
 
 from engines.demo import scenes
 from tests import pictures
+from tests.engines.blip import hub
 from tests.pictures import SCENES, data_url
 
+ROOT = Path(__file__).parents[2]
 Known = list[tuple[bytes, str]]
 
 
@@ -94,6 +96,23 @@ def test_caption_with_a_hub_that_cannot_be_reached_says_what_to_do(tmp_path: Pat
 
     assert done.returncode == 1
     assert re.search(r"'blip-base' cannot be served: .*hub cannot be reached.*source", done.stderr), done.stderr
+
+
+def test_caption_downloads_a_model_of_the_hub_at_first_use(tmp_path: Path, known: Known) -> None:
+    """A name on the hub is downloaded, loaded and used; `altgate models` says so afterwards."""
+    (tmp_path / "a.png").write_bytes(known[0][0])
+    (tmp_path / "altgate.toml").write_text(
+        "[models.tiny]\nengine = 'blip'\nsource = 'org/tiny'\nargs = { dtype = 'float32', threads = 1 }"
+    )
+    with hub.serving(ROOT / "engines/demo/checkpoint", "org/tiny") as address:
+        environ = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path)}
+        before = altgate("models", cwd=tmp_path, **environ)
+        done = altgate("caption", "--model", "tiny", "a.png", cwd=tmp_path, **environ)
+        after = altgate("models", cwd=tmp_path, **environ)
+
+    assert (done.returncode, done.stdout) == (0, f"{known[0][1]}\n")
+    assert "downloads at first use" in before.stdout.splitlines()[-1]
+    assert "downloaded" in after.stdout.splitlines()[-1]
 
 
 def test_models_lists_what_can_be_served(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def test_a_request_that_cannot_wait_for_a_start_is_told_so(tmp_path: Path) -> No
 def test_an_engine_killed_in_mid_request_is_a_clear_error_and_the_next_is_served(tmp_path: Path) -> None:
     """Twenty wait for one engine that takes one at a time; it is killed when the first has been answered. Who was
     with it is told, it is started again, and nobody has to do anything for the next request to be served."""
-    settings = "[models.demo]\nargs = { dtype = 'float32', max-batch = 1 }"
+    settings = "[models.demo]\nargs = { dtype = 'float32', threads = 1, max-batch = 1 }"
     with running_server(tmp_path, settings=settings) as running, ThreadPoolExecutor(20) as threads:
         assert chat(running, messages=PICTURE).status == 200
         [engine] = running.engine_pids()
@@ -64,7 +64,7 @@ def test_an_engine_killed_in_mid_request_is_a_clear_error_and_the_next_is_served
 
 def test_a_stream_whose_engine_dies_ends_with_the_error(tmp_path: Path) -> None:
     """After the first byte there is no status to change: the error is an event, and then the stream is done."""
-    settings = "[models.demo]\nargs = { dtype = 'float32', max-batch = 1 }\n[server]\nheartbeat = '10ms'"
+    settings = "[models.demo]\nargs = { dtype = 'float32', threads = 1, max-batch = 1 }\n[server]\nheartbeat = '10ms'"
     with running_server(tmp_path, settings=settings) as running, ThreadPoolExecutor(20) as threads:
         assert chat(running, messages=PICTURE).status == 200
         [engine] = running.engine_pids()

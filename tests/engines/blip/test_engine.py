@@ -19,16 +19,13 @@ from pydantic import BaseModel, Field
 
 from engines.blip.__main__ import load, main, parse
 from engines.blip.request import NO_PICTURE
-
-pytest.importorskip("torch")
+from tests.engines.blip import tiny
 
 CHAT = "/v1/chat/completions"
 
 
 def picture(seed: int) -> dict[str, Any]:
     """A content part with one of the tiny checkpoint's pictures."""
-    from tests.engines.blip import tiny  # noqa: PLC0415 -- it needs torch
-
     file = io.BytesIO()
     tiny.picture(seed).save(file, "PNG")
     return {

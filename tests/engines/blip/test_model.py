@@ -6,15 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import transformers
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
-
-from engines.blip.job import Job, Sampling, Token  # noqa: E402
-from engines.blip.model import BlipModel, choose_device, choose_dtype  # noqa: E402
-from engines.blip.text import join  # noqa: E402
-from engines.serve import LoadError  # noqa: E402
-from tests.engines.blip import tiny  # noqa: E402
+from engines.blip.job import Job, Sampling, Token
+from engines.blip.model import BlipModel, choose_device, choose_dtype
+from engines.blip.text import join
+from engines.serve import LoadError
+from tests.engines.blip import tiny
 
 LIMIT = 20
 CPU = torch.device("cpu")
@@ -24,14 +23,16 @@ CPU = torch.device("cpu")
 def both(request: pytest.FixtureRequest, checkpoint: Path) -> "tuple[BlipModel, Any]":
     """Our model and Transformers' own, of the same checkpoint and type."""
     dtype = getattr(torch, request.param)
-    theirs = transformers.BlipForConditionalGeneration.from_pretrained(checkpoint, dtype=dtype).eval()
+    theirs: Any = transformers.BlipForConditionalGeneration.from_pretrained(checkpoint, dtype=dtype)
+    theirs.eval()
     return BlipModel(checkpoint, device=CPU, dtype=dtype), theirs
 
 
 @pytest.fixture(scope="module")
 def processor(checkpoint: Path) -> Any:
     """Transformers' own processor, as the model card uses it."""
-    return transformers.BlipProcessor(
+    processor_class: Any = transformers.BlipProcessor
+    return processor_class(
         transformers.BlipImageProcessorPil.from_pretrained(checkpoint),
         transformers.AutoTokenizer.from_pretrained(checkpoint),
     )

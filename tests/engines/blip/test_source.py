@@ -1,19 +1,27 @@
 """Finding a checkpoint: what is wrong with it is one sentence that a client may read."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
+from huggingface_hub import errors
 
 from engines.blip.source import locate, spoken
 from engines.serve import LoadError
-
-hub = pytest.importorskip("huggingface_hub")
-errors = pytest.importorskip("huggingface_hub.errors")
+from tests.engines.blip import hub
 
 CONFIG = {"model_type": "blip", "architectures": ["BlipForConditionalGeneration"]}
+ROOT = Path(__file__).parents[3]
 NAME = "Salesforce/blip-image-captioning-base"
+
+
+def unheard(phase: str, progress: float) -> None:
+    """A report that nobody reads."""
 
 
 def folder(place: Path, config: dict[str, Any] | str | None, *files: str) -> Path:
@@ -27,9 +35,9 @@ def folder(place: Path, config: dict[str, Any] | str | None, *files: str) -> Pat
 
 def test_a_local_checkpoint_is_used_as_it_is(tmp_path: Path) -> None:
     """Nothing is asked of the hub; pickled weights of old checkpoints count as weights."""
-    assert locate(str(folder(tmp_path, CONFIG, "model.safetensors"))) == tmp_path
+    assert locate(str(folder(tmp_path, CONFIG, "model.safetensors")), "main", unheard) == tmp_path
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
-    assert locate(str(tmp_path)) == tmp_path
+    assert locate(str(tmp_path), "main", unheard) == tmp_path
 
 
 @pytest.mark.parametrize(
@@ -51,7 +59,7 @@ def test_a_wrong_folder_is_named_without_its_path(
 ) -> None:
     """The sentence says what is missing, and nothing of this machine."""
     with pytest.raises(LoadError) as error:
-        locate(str(folder(tmp_path, config, *files)))
+        locate(str(folder(tmp_path, config, *files)), "main", unheard)
     assert sentence in str(error.value)
     assert "the folder set as `source`" in str(error.value)
     assert str(tmp_path) not in str(error.value)
@@ -60,7 +68,7 @@ def test_a_wrong_folder_is_named_without_its_path(
 def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
     """A path is never taken for a name on the hub."""
     with pytest.raises(LoadError, match=r"there is no config\.json"):
-        locate(str(tmp_path / "nowhere"))
+        locate(str(tmp_path / "nowhere"), "main", unheard)
     assert spoken("./nowhere") == "the folder set as `source`"
     assert spoken(NAME) == NAME
 
@@ -69,14 +77,14 @@ def test_a_name_is_downloaded_with_its_weights(tmp_path: Path, monkeypatch: pyte
     """Only what is loaded is downloaded; pickled weights only where there are no others."""
     asked: list[list[str]] = []
 
-    def download(name: str, *, allow_patterns: list[str]) -> str:
-        assert name == NAME
+    def download(name: str, *, revision: str, allow_patterns: list[str], tqdm_class: type) -> str:
+        assert (name, revision) == (NAME, "main")
         asked.append(allow_patterns)
         folder(tmp_path, CONFIG, *(["pytorch_model.bin"] if len(asked) > 1 else []))
         return str(tmp_path)
 
-    monkeypatch.setattr(hub, "snapshot_download", download)
-    assert locate(NAME) == tmp_path
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert locate(NAME, "main", unheard) == tmp_path
     assert [patterns[-1] for patterns in asked] == ["*.safetensors", "pytorch_model*.bin"]
 
 
@@ -118,8 +126,29 @@ def test_a_failed_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch, erro
     def download(*_: Any, **__: Any) -> str:
         raise error
 
-    monkeypatch.setattr(hub, "snapshot_download", download)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     with pytest.raises(LoadError) as told:
-        locate(NAME)
+        locate(NAME, "main", unheard)
     assert sentence in str(told.value)
     assert "huggingface.co" not in str(told.value)
+
+
+def test_a_download_brings_what_is_loaded_and_says_how_far_it_is(tmp_path: Path) -> None:
+    """From a hub of our own: the revision asked for, weights and small files only, progress up to all of it."""
+    hub_folder = tmp_path / "hub"
+    hub_folder.mkdir()
+    folder(hub_folder, CONFIG, "tf_model.h5")
+    (hub_folder / "model.safetensors").write_bytes(bytes(3_000_000))
+    code = (
+        "from engines.blip.source import locate\n"
+        "print(locate('org/tiny', 'v2', lambda phase, progress: print(phase, progress)))\n"
+    )
+    with hub.serving(hub_folder, "org/tiny", revision="v2") as address:
+        environ = {**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "home")}
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, env=environ, cwd=ROOT, capture_output=True, text=True, check=True)
+
+    *reports, place = done.stdout.splitlines()
+    assert sorted(path.name for path in Path(place).iterdir()) == ["config.json", "model.safetensors"]
+    assert reports[-1] == "download 1.0"
+    assert {report.split()[0] for report in reports} == {"download"}
