@@ -29,6 +29,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv .venv
 
 .venv/serve.stamp: $(BIN)/python pyproject.toml constraints.txt
+	@echo "Installing into .venv; PyTorch is large, so the first time takes some minutes."
 	$(INSTALL) '.[blip]'
 	@touch $@
 

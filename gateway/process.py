@@ -241,6 +241,8 @@ class Process:
         last = self._tail[-1] if self._tail else ""
         if last.startswith(PUBLIC_MARK):
             return last.removeprefix(PUBLIC_MARK).rstrip(".")
+        if code == -signal.SIGKILL:
+            return "its engine was killed while it started, as happens when memory runs out; free some or use less"
         return f"its engine ended with exit code {code} while it started; the gateway's log has its last lines"
 
     async def _turn(self, state: State) -> None:

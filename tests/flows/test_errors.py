@@ -3,10 +3,12 @@
 import gzip
 import http.client
 import json
+import random
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from PIL import Image
 
 from tests import pictures
 from tests.flows.raw import Answer, chat, send
@@ -201,6 +203,19 @@ def test_labels_that_clients_really_send_are_read(server: Server, kind: str | No
     body = json.dumps({"model": "demo", "messages": [{"role": "user", "content": "Hi"}]})
 
     assert send(server, "POST", "/v1/chat/completions", body, {"content-type": kind} if kind else {}).status == 200
+
+
+@pytest.mark.parametrize("key", [None, "", "Bearer", "Bearer ", "Bearer any", "Basic eDp5"])
+def test_any_key_an_empty_one_and_none_are_accepted(server: Server, key: str | None) -> None:
+    """Without a key configured, nobody is asked for one."""
+    assert chat(server, {"authorization": key} if key is not None else None).status == 200
+
+
+def test_a_large_photograph_in_base64_is_accepted(server: Server) -> None:
+    """Twelve million bytes of picture make a body of sixteen, more than many servers take."""
+    noise = Image.frombytes("RGB", (2000, 2000), random.Random(1).randbytes(12_000_000))
+
+    assert about(server, data_url(pictures.encoded(noise, compress_level=0))).status == 200
 
 
 def test_a_body_over_the_limit_is_413_naming_it(tmp_path_factory: pytest.TempPathFactory) -> None:

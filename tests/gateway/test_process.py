@@ -94,6 +94,13 @@ async def test_a_start_that_fails_silently_points_to_the_log(caplog: pytest.LogC
     assert "secret" in caplog.text
 
 
+async def test_a_start_that_is_killed_tells_of_memory() -> None:
+    """What the system does to a process that takes too much of it cannot be told by the process itself."""
+    async with process(python("import os, signal; os.kill(os.getpid(), signal.SIGKILL)"), loading) as child:
+        with pytest.raises(EngineUnavailable, match="memory runs out"):
+            await child.ensure_ready(30)
+
+
 async def test_a_program_that_does_not_exist_is_a_failed_start() -> None:
     """The error is one of ours."""
     async with process(["/nowhere/at/all"]) as child:
