@@ -178,6 +178,7 @@ async def test_a_client_that_leaves_ends_the_work(tmp_path: Path, stream: bool) 
         with suppress(asyncio.CancelledError):
             await asking
         await asyncio.wait_for(answer.closed.wait(), 10)
+    assert answer.closed.is_set()
 
 
 async def _read(client: aiohttp.ClientSession, asked: dict[str, Any]) -> bytes:
