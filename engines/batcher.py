@@ -243,7 +243,7 @@ class Batcher(Generic[Job, Output]):
             self._step_through(batch)
         except Closed as closed:
             failure = closed
-        except Exception as error:
+        except BaseException as error:  # a panic of a Rust library is no Exception, and must be told too
             log.exception("a batch of %d failed", len(batch))
             failure = RunFailed()
             failure.__cause__ = error

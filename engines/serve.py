@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 MAX_BODY: Final = 128 * 2**20
 DRAIN_SECONDS: Final = 10.0
+BACKLOG: Final = 1024  # connections not yet accepted: a busy engine is not to seem a dead one
 LOADING_RETRY_SECONDS: Final = 1.0
 
 Report = Callable[[str, float], None]
@@ -360,7 +361,7 @@ async def _serve(load: Callable[[Report], Engine], served: Served, listener: Lis
     )
     await runner.setup()
     try:
-        await web.SockSite(runner, listener.socket).start()
+        await web.SockSite(runner, listener.socket, backlog=BACKLOG).start()
         loading = _in_thread(lambda: load(served.report))
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait((loading, stopped), return_when=asyncio.FIRST_COMPLETED)
@@ -381,7 +382,7 @@ def _in_thread(load: Callable[[], Engine]) -> asyncio.Future[Engine]:
     def work() -> None:
         try:
             loaded.set_result(load())
-        except Exception as error:
+        except BaseException as error:  # a panic of a Rust library is no Exception, and must be told too
             log.exception("the model could not be loaded")
             unknown = LoadError(f"the model could not be loaded ({type(error).__name__}); the engine's log says more")
             loaded.set_exception(error if isinstance(error, LoadError) else unknown)

@@ -48,7 +48,7 @@ def create_app(config: Config, parts: Parts) -> ASGIApp:
 
     app: ASGIApp = Litestar(
         route_handlers=[
-            chat.route(captioner, heartbeat=config.server.heartbeat),
+            chat.route(captioner, heartbeat=config.server.heartbeat, body_timeout=config.server.body_timeout),
             *models.routes(captioner),
             *health.routes(captioner, config.engines.preload),
         ],
@@ -59,7 +59,7 @@ def create_app(config: Config, parts: Parts) -> ASGIApp:
         openapi_config=None,
     )
     gate = Gate(max_requests=config.server.max_requests, max_bytes=config.server.max_bytes_in_flight)
-    app = Admission(app, gate, max_body=config.server.max_body)
+    app = Admission(app, gate)
     app = AccessLog(app)
     return RequestId(app)
 
@@ -73,6 +73,8 @@ def respond(request: Request[Any, Any, Any], error: Exception) -> Response[bytes
 
 def _ours(request: Request[Any, Any, Any], error: Exception) -> GatewayError:
     if isinstance(error, GatewayError):
+        if error.__cause__ is not None:
+            log.info("%s: %s, because of %r", _id(request), error.code, error.__cause__)
         return error
     status = error.status_code if isinstance(error, HTTPException) else 500
     path = request.scope["path"]
@@ -87,8 +89,12 @@ def _ours(request: Request[Any, Any, Any], error: Exception) -> GatewayError:
             return BodyTooLarge(f"The body is larger than {_mebibytes(limit)}, the limit set by 'server.max_body'.")
         case 400:
             return InvalidRequest("The request could not be read. Check its headers and its body.")
-    log.error("request failed: %s", request.scope["state"].get("request_id"), exc_info=error)
+    log.error("%s: failed", _id(request), exc_info=error)
     return InternalError("Something went wrong on our side. The log has the details under this request's id.")
+
+
+def _id(request: Request[Any, Any, Any]) -> object:
+    return request.scope["state"].get("request_id")
 
 
 def _advice(path: str) -> str:

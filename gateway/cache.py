@@ -1,7 +1,8 @@
 """Answers kept: the key of a request, and the stores that hold answers by key.
 
-A key covers everything that shapes an answer: whatever field a request may get in future is in it, unless `NOT_IN_KEY`
-says why it is not. Pictures stand in it by the digest of their bytes, so base64 and URL of one picture are one.
+A key covers everything that shapes an answer: whatever field a request or a model may get in future is in it, unless
+`NOT_IN_KEY` says why it is not. Pictures stand in it by the digest of their bytes, so base64 and URL of one picture are
+one.
 """
 
 import asyncio
@@ -17,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import msgspec
 from msgspec import Struct
 
-from gateway import wire
-from gateway.config import CacheConfig
+from gateway import __version__, wire
+from gateway.config import CacheConfig, Model
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -29,12 +30,16 @@ VERSION = 1
 NOT_IN_KEY = {
     "stream": "an answer is the same words, whole or streamed",
     "stream_options": "it says what the stream carries, not what the answer is",
-    "model": "aliases are one model: its name and revision are in the key instead",
+    "model": "whatever alias was used, the model's source and options are in the key instead",
     "messages": "they are in the key with digests in the pictures' places",
+    "aliases": "other names of one model",
+    "licence": "for people",
+    "description": "for people",
 }
 
 REDIS_PATIENCE = 0.05  # seconds: the most that a request may lose to a Redis that is gone
 REDIS_PROBE_EVERY = 1.0  # seconds
+MAX_CONNECTIONS = 64
 MAX_WRITES_WAITING = 256
 LAST_WRITES = 1.0  # seconds: what is queued may take that long when the store closes
 MAX_VALUE = 2**20  # bytes
@@ -49,37 +54,24 @@ class Stored(Struct, frozen=True):
     usage: wire.Usage
 
 
-def key(
-    request: wire.ChatRequest, *, model: str, revision: str, digests: Sequence[str], prompt: str, pipeline: int
-) -> str:
+def key(request: wire.ChatRequest, *, model: Model, digests: Sequence[str], prompt: str, pipeline: int) -> str:
     """The key of a request.
 
     Args:
         request: what the engine will be asked, in closed types.
-        model: the model's own name, whatever alias was used.
-        revision: the revision of its weights.
+        model: the model that will be asked. Its names are not in the key, its source and options are.
         digests: the pictures' digests, in order.
         prompt: the digest of the preset's file, empty without one.
         pipeline: the version of our own processing of pictures.
     """
-    options = msgspec.to_builtins(request)
+    fields = {name: value for name, value in msgspec.to_builtins(request).items() if name not in NOT_IN_KEY}
+    turns = msgspec.to_builtins(request.messages)
     pictures = iter(digests)
-    turns = [
-        [
-            message.role,
-            message.name,
-            [
-                ["text", part.text]
-                if isinstance(part, wire.TextPart)
-                else ["picture", next(pictures), part.image_url.detail]
-                for part in message.content
-            ],
-        ]
-        for message in request.messages
-    ]
-    fields = {name: value for name, value in options.items() if name not in NOT_IN_KEY}
+    for part in (part for turn in turns for part in turn["content"] if part["type"] == "image_url"):
+        part["image_url"]["url"] = next(pictures)
+    loaded = {name: value for name, value in msgspec.structs.asdict(model).items() if name not in NOT_IN_KEY}
     # JSON with sorted keys is typed and unambiguous: no two different requests have one text.
-    text = msgspec.json.encode([VERSION, pipeline, model, revision, prompt, turns, fields], order="deterministic")
+    text = msgspec.json.encode([VERSION, __version__, pipeline, prompt, loaded, turns, fields], order="deterministic")
     return hashlib.sha256(text).hexdigest()
 
 
@@ -165,6 +157,8 @@ class MemoryStore:
     def put(self, value: Stored) -> None:
         """Keeps an answer, dropping the least recently used ones to make room."""
         data = _encode(value)
+        if _weight(value.key, data) > self._max_bytes:
+            return
         if value.key in self._values:
             self._drop(value.key)
         self._values[value.key] = (self._clock() + self._ttl, data)
@@ -248,11 +242,14 @@ class RedisStore:
         return self._client
 
     async def _try(self, command: Callable[["Redis"], Any]) -> Any:
-        from redis.exceptions import RedisError  # noqa: PLC0415 - redis takes long to import and is not always wanted
+        from redis.exceptions import RedisError, ResponseError  # noqa: PLC0415 - redis takes long to import and is not always wanted
 
         try:
             async with asyncio.timeout(REDIS_PATIENCE):
                 answer = await command(self._redis)
+        except ResponseError as error:
+            log.warning("Redis refuses a command: %s", type(error).__name__)
+            return None
         except (RedisError, OSError, TimeoutError) as error:
             if not self._down:
                 log.warning("Redis does not answer (%s): going on without it", type(error).__name__)
@@ -287,14 +284,16 @@ def _name(key: str) -> str:
 
 def _connect(url: str) -> "Redis":
     """A client that fails fast and never retries: the store's own patience is the limit."""
-    from redis.asyncio import Redis  # noqa: PLC0415 - see above
+    from redis.asyncio import BlockingConnectionPool, Redis  # noqa: PLC0415 - see above
     from redis.asyncio.retry import Retry  # noqa: PLC0415
     from redis.backoff import NoBackoff  # noqa: PLC0415
 
-    return Redis.from_url(
+    pool = BlockingConnectionPool.from_url(
         url,
+        timeout=REDIS_PATIENCE,
+        max_connections=MAX_CONNECTIONS,
         socket_timeout=REDIS_PATIENCE,
         socket_connect_timeout=REDIS_PATIENCE,
         retry=Retry(NoBackoff(), 0),
-        max_connections=64,
     )
+    return Redis.from_pool(pool)

@@ -87,6 +87,7 @@ class Captioner:
         _check_count(request, route.model)
         asked = _upstream(request, route.model, preset)
         pictures = await self._load(request)
+        asked = _without_urls(asked)
         key = _key(asked, route.model, preset, pictures) if _repeatable(request) and not directives.no_store else None
         consulted = key if not directives.no_cache else None
         found = await self.store.get(consulted) if consulted else None
@@ -216,6 +217,19 @@ def _upstream(request: ChatRequest, model: Model, preset: Preset | None) -> Chat
     )
 
 
+def _without_urls(asked: ChatRequest) -> ChatRequest:
+    """The request without what its pictures were written as: their bytes are here, once is enough."""
+    messages = [
+        msgspec.structs.replace(message, content=[_emptied(part) for part in message.content])
+        for message in asked.messages
+    ]
+    return msgspec.structs.replace(asked, messages=messages)
+
+
+def _emptied(part: Part) -> Part:
+    return PicturePart(ImageURL("", part.image_url.detail)) if isinstance(part, PicturePart) else part
+
+
 def _repeatable(request: ChatRequest) -> bool:
     """Whether the same request gets the same words: a client that asks for sampling wants others each time."""
     return not request.temperature or request.seed is not None
@@ -224,8 +238,7 @@ def _repeatable(request: ChatRequest) -> bool:
 def _key(asked: ChatRequest, model: Model, preset: Preset | None, pictures: Sequence[Encoded]) -> str:
     return cache.key(
         asked,
-        model=model.name,
-        revision=f"{model.source}@{model.revision}",
+        model=model,
         digests=[picture.digest for picture in pictures],
         prompt=preset.digest if preset else "",
         pipeline=PIPELINE_VERSION,

@@ -46,6 +46,8 @@ def caption(pictures: tuple[str, ...], model: str | None, as_json: bool, file: P
     """Caption PICTURES, files or URLs, without a server."""
     config = _loaded(file, {})
     _log_to_stderr(logging.ERROR)
+    if sys.stderr.isatty():
+        logging.getLogger("gateway.progress").setLevel(logging.INFO)
     chosen = model or next(iter(config.engines.preload), config.models[0].name)
     if chosen == "demo" and model is None:
         click.echo("(model demo: it knows drawn shapes; for photographs add --model blip-base)", err=True)

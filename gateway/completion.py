@@ -93,7 +93,7 @@ class Gathered:
         Raises:
             EngineFault: the stream ended without saying why, or what it cost.
         """
-        if self._usage is None or self._reasons.keys() != self._contents.keys():
+        if self._usage is None or not self._reasons or self._reasons.keys() != self._contents.keys():
             raise EngineFault("The engine ended its stream without an end. Try again.")
         choices = [
             Choice(

@@ -41,6 +41,7 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     max_requests: Annotated[int, Meta(ge=1)] = 512
     max_bytes_in_flight: Bytes = Bytes(512 * 2**20)
     heartbeat: Seconds = Seconds(10)
+    body_timeout: Seconds = Seconds(60)
     keep_alive: Seconds = Seconds(125)
     shutdown_timeout: Seconds = Seconds(30)
 
@@ -51,7 +52,7 @@ class ImagesConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     max_bytes: Bytes = Bytes(20 * 2**20)
     max_pixels: Annotated[int, Meta(ge=1)] = 50_000_000
     fetch_timeout: Seconds = Seconds(8)
-    allowed_ports: tuple[int, ...] = (80, 443)
+    allowed_ports: tuple[Annotated[int, Meta(ge=1, le=65535)], ...] = (80, 443)
     allowed_networks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -69,6 +70,10 @@ class CacheConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     ttl: Seconds = Seconds(24 * 3600)
     max_bytes: Bytes = Bytes(64 * 2**20)
 
+    def __post_init__(self) -> None:
+        if self.redis is not None and not self.redis.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("redis: a URL is wanted, such as 'redis://localhost:6379/0'")
+
 
 class EnginesConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How engines are started and how long one waits for them."""
@@ -80,6 +85,7 @@ class EnginesConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 EngineKind = Literal["blip"]
+PICTURE_SIZE: Mapping[EngineKind, int] = {"blip": 384}  # pixels a side, where neither catalogue nor configuration says
 Argument = str | int | float | bool
 
 
@@ -285,7 +291,10 @@ def _quantity(value: object, units: Mapping[str, float], plain: str, wanted: str
     found = _QUANTITY.fullmatch(str(value).strip())
     if isinstance(value, bool) or found is None or (found["unit"] or plain) not in units:
         raise ValueError(f"expected {wanted}, got {value!r}")
-    return float(found["number"]) * units[found["unit"] or plain]
+    quantity = float(found["number"]) * units[found["unit"] or plain]
+    if quantity == 0:
+        raise ValueError(f"expected {wanted} above zero, got {value!r}")
+    return quantity
 
 
 def _models(configured: Mapping[str, ModelConfig], origin: str) -> tuple[Model, ...]:
@@ -318,6 +327,9 @@ def _model(name: str, known: ModelConfig | None, configured: ModelConfig | None,
                 f"{origin}: 'models.{name}' is not in the catalogue and has no '{key}'. "
                 'Add engine = "blip" and source = "a folder or a hub name".'
             )
+    if str(fields["source"]).startswith("~"):
+        fields["source"] = str(Path(fields["source"]).expanduser())
+    fields.setdefault("picture_size", PICTURE_SIZE[fields["engine"]])
     return Model(**fields)
 
 

@@ -4,6 +4,7 @@ Whatever goes wrong on the way to an engine or in it becomes one of our errors h
 """
 
 import logging
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -225,7 +226,7 @@ class LocalEngine:
                 body = _decode_health(await _limited(response))
                 ready = response.status == HTTPStatus.OK
                 return Health(ready, body.phase, body.progress, body.device)
-        except (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError):
+        except (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError, EngineFault):
             return None
 
 
@@ -254,7 +255,5 @@ async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
 
 
 def _seconds(text: str | None) -> float | None:
-    try:
-        return float(text) if text is not None else None
-    except ValueError:
-        return None
+    """The seconds of a Retry-After, where it has some that make sense."""
+    return float(text) if text is not None and re.fullmatch(r"\d{1,5}", text) else None

@@ -4,9 +4,11 @@
     ├── InvalidRequest                   400  whatever the fault's kind is called
     │   ├── UnsupportedParameter         400  unsupported_parameter
     │   └── PictureError                 400  one of OpenAI's image codes
+    ├── ForeignOrigin                    403  origin_not_allowed
     ├── ModelNotFound                    404  model_not_found
     ├── PathNotFound                     404  unknown_url
     ├── MethodNotAllowed                 405  method_not_supported
+    ├── BodyTimeout                      408  request_timeout
     ├── BodyTooLarge                     413  request_too_large
     ├── UnsupportedMediaType             415  unsupported_media_type
     ├── Overloaded                       429  rate_limit_exceeded
@@ -25,12 +27,17 @@ from gateway import wire
 
 
 class GatewayError(Exception):
-    """An error with its public sentence. `retry_after` is in seconds, None where trying again will not help."""
+    """An error with its public sentence.
+
+    `retry_after` is in seconds, None where trying again will not help. `closes` says that the body may not have been
+    read, so that the connection cannot serve another request.
+    """
 
     status = 500
     type = "server_error"
     code: str | None = None
     retry_after: float | None = None
+    closes = False
 
     def __init__(
         self,
@@ -69,6 +76,15 @@ class PictureError(InvalidRequest):
     """A picture could not be had or used; `code` is one of OpenAI's image codes."""
 
 
+class ForeignOrigin(GatewayError):
+    """A web page from elsewhere made a browser ask."""
+
+    status = 403
+    type = "invalid_request_error"
+    code = "origin_not_allowed"
+    closes = True
+
+
 class ModelNotFound(GatewayError):
     """No model of that name is configured."""
 
@@ -93,12 +109,23 @@ class MethodNotAllowed(GatewayError):
     code = "method_not_supported"
 
 
+class BodyTimeout(GatewayError):
+    """The body did not arrive in time."""
+
+    status = 408
+    type = "invalid_request_error"
+    code = "request_timeout"
+    retry_after = 1.0
+    closes = True
+
+
 class BodyTooLarge(GatewayError):
     """The body is over the limit; the message names the limit."""
 
     status = 413
     type = "invalid_request_error"
     code = "request_too_large"
+    closes = True
 
 
 class UnsupportedMediaType(GatewayError):
@@ -107,6 +134,7 @@ class UnsupportedMediaType(GatewayError):
     status = 415
     type = "invalid_request_error"
     code = "unsupported_media_type"
+    closes = True
 
 
 class Overloaded(GatewayError):
@@ -116,6 +144,7 @@ class Overloaded(GatewayError):
     type = "requests"
     code = "rate_limit_exceeded"
     retry_after = 1.0
+    closes = True
 
 
 class InternalError(GatewayError):
@@ -164,4 +193,6 @@ def render(error: GatewayError) -> tuple[int, dict[str, str], bytes]:
     else:
         headers["retry-after"] = str(max(1, ceil(error.retry_after)))
         headers["retry-after-ms"] = str(max(1, ceil(error.retry_after * 1000)))
+    if error.closes:
+        headers["connection"] = "close"
     return error.status, headers, wire.encode(envelope(error))

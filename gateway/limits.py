@@ -1,6 +1,6 @@
-"""What may be under way at once. Whatever does not fit is refused before anything is read."""
+"""What may be under way at once. Whatever does not fit is refused."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from gateway.errors import Overloaded
@@ -16,21 +16,28 @@ class Gate:
         self.bytes = 0
 
     @contextmanager
-    def admitted(self, size: int) -> Iterator[None]:
-        """A place for a request whose body has `size` bytes, given back at the end.
+    def admitted(self) -> Iterator[Callable[[int], None]]:
+        """A place for a request, given back at the end; to be called with the size of what arrives, in bytes.
 
         Raises:
             Overloaded: as many requests, or as many bytes, as are allowed are under way.
         """
         if self.requests >= self._max_requests:
             raise Overloaded(f"{self._max_requests} requests are under way, which is the limit. Try again in a second.")
-        # A body alone never counts against itself, else one of the largest size allowed could be refused for ever.
-        if self.bytes and self.bytes + size > self._max_bytes:
-            raise Overloaded("The bodies of the requests under way fill the memory set aside. Try again in a second.")
+        held = 0
+
+        def hold(size: int) -> None:
+            nonlocal held
+            others = self.bytes - held
+            # A body alone never counts against itself, else one of the largest size could be refused for ever.
+            if others and self.bytes + size > self._max_bytes:
+                raise Overloaded("The bodies of the requests under way fill the memory set aside. Try again soon.")
+            held += size
+            self.bytes += size
+
         self.requests += 1
-        self.bytes += size
         try:
-            yield
+            yield hold
         finally:
             self.requests -= 1
-            self.bytes -= size
+            self.bytes -= held

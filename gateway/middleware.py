@@ -7,12 +7,12 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from litestar.enums import ScopeType
-from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from litestar.types import ASGIApp, HTTPReceiveMessage, Message, Receive, Scope, Send, WebSocketReceiveMessage
 
-from gateway.errors import GatewayError, UnsupportedMediaType, render
+from gateway.errors import ForeignOrigin, GatewayError, UnsupportedMediaType, render
 from gateway.limits import Gate
 
 log = logging.getLogger("gateway.access")
@@ -20,6 +20,8 @@ log = logging.getLogger("gateway.access")
 READABLE_TYPES = re.compile(
     r"(application/(json|[\w.+-]+\+json|octet-stream|x-www-form-urlencoded)|text/plain)\s*(;|$)", re.IGNORECASE
 )
+
+LOCAL_ORIGIN = re.compile(r"https?://(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?", re.IGNORECASE)
 
 
 class RequestId:
@@ -76,12 +78,14 @@ class AccessLog:
 
 
 class Admission:
-    """Refuses a POST before its body is read: too many under way, compressed, or no JSON by its label."""
+    """Refuses a POST before its body is read: too many under way, compressed, no JSON, or made by a foreign page.
 
-    def __init__(self, app: ASGIApp, gate: Gate, *, max_body: int) -> None:
+    What arrives of a body is counted while the request is under way.
+    """
+
+    def __init__(self, app: ASGIApp, gate: Gate) -> None:
         self._app = app
         self._gate = gate
-        self._max_body = max_body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Holds a place at the gate for as long as the request takes."""
@@ -90,11 +94,31 @@ class Admission:
             return
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         try:
+            _check_origin(headers.get("origin"))
             _check_labels(headers)
-            with self._gate.admitted(_announced_size(headers, self._max_body)):
-                await self._app(scope, receive, send)
+            with self._gate.admitted() as hold:
+                await self._app(scope, _counted(receive, hold), send)
         except GatewayError as error:
             await _send(error, send)
+
+
+def _counted(receive: Receive, hold: Callable[[int], None]) -> Receive:
+    async def counted() -> HTTPReceiveMessage | WebSocketReceiveMessage:
+        message = await receive()
+        if message["type"] == "http.request":
+            hold(len(message["body"]))
+        return message
+
+    return counted
+
+
+def _check_origin(origin: str | None) -> None:
+    """No page of the web may use a gateway that asks for no key: browsers say where a page is from, others say nothing.
+
+    This also stops a page that has made its own name resolve to this machine.
+    """
+    if origin is not None and not LOCAL_ORIGIN.fullmatch(origin):
+        raise ForeignOrigin("A web page from elsewhere may not use this gateway. Call it from your own server instead.")
 
 
 def _check_labels(headers: Mapping[str, str]) -> None:
@@ -110,16 +134,9 @@ def _check_labels(headers: Mapping[str, str]) -> None:
         )
 
 
-def _announced_size(headers: Mapping[str, str], largest: int) -> int:
-    """The body's size in bytes; a body that does not say counts as the largest that is allowed."""
-    announced = headers.get("content-length", "")
-    return min(int(announced), largest) if announced.isascii() and announced.isdigit() else largest
-
-
 async def _send(error: GatewayError, send: Send) -> None:
     status, headers, body = render(error)
     encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
-    # The body was not read, so the connection cannot serve another request.
-    encoded += [(b"content-length", str(len(body)).encode()), (b"connection", b"close")]
+    encoded.append((b"content-length", str(len(body)).encode()))
     await send({"type": "http.response.start", "status": status, "headers": encoded})
     await send({"type": "http.response.body", "body": body, "more_body": False})

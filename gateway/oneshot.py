@@ -5,6 +5,7 @@ import base64
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
+import msgspec
 from msgspec import Struct
 
 from gateway import routing, wire
@@ -28,7 +29,9 @@ class Caption(Struct, frozen=True, omit_defaults=True):
 
 async def captions(config: Config, model: str, sources: Sequence[str]) -> AsyncIterator[Caption]:
     """The captions of files and http(s) URLs, in order, each as soon as it and all before it are there."""
-    parts = Parts(config)
+    # Nobody else is waiting: the first use of a model may take as long as its download does.
+    patient = msgspec.structs.replace(config.engines, cold_start_wait=config.engines.start_timeout)
+    parts = Parts(msgspec.structs.replace(config, engines=patient))
     async with parts.running() as captioner:
         turns = asyncio.Semaphore(AT_ONCE)
         tasks = [asyncio.create_task(_caption(captioner, config, model, source, turns)) for source in sources]

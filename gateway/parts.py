@@ -66,7 +66,8 @@ def _engine(model: Model, socket: str, config: EnginesConfig) -> LocalEngine:
 
 def _command(model: Model, socket: str) -> list[str]:
     """How an engine of any kind is started: its module, the model's section and the socket's path."""
-    options = [f"--{key}" if value is True else f"--{key}={value}" for key, value in model.args.items()]
+    given = {key: value for key, value in model.args.items() if value is not False}
+    options = [f"--{key}" if value is True else f"--{key}={value}" for key, value in given.items()]
     return [
         sys.executable,
         "-m",

@@ -25,12 +25,13 @@ from msgspec import Struct
 from gateway.errors import EngineUnavailable
 
 log = logging.getLogger(__name__)
+progress = logging.getLogger("gateway.progress")  # what someone who waits at a terminal wants to see
 
 FIRST_PAUSE = 0.5  # seconds
 LONGEST_PAUSE = 30.0
 STEADY_AFTER = 60.0  # a child that lived this long starts its pauses anew
 PROBE_EVERY = 0.1
-STOP_PATIENCE = 5.0
+STOP_PATIENCE = 12.0  # an engine of ours drains for 10
 NOTICE_PATIENCE = 1.0  # until the owner has noticed that its child is dead
 TAIL_LINES = 20
 LONGEST_LINE = 2000  # characters
@@ -148,7 +149,12 @@ class Process:
         try:
             while True:
                 await self._wanted.wait()
-                await self._live()
+                try:
+                    await self._live()
+                except Exception:
+                    log.exception("%s: its supervision failed", self.name)
+                    await self._stop()
+                    await self._fail("its supervision failed; the gateway's log says more")
         finally:
             await self._stop()
 
@@ -164,20 +170,24 @@ class Process:
             await self._fail(f"its process could not be started ({error.strerror})")
             return
         reading = asyncio.create_task(self._read_log(child))
-        became_ready = await self._await_ready(child)
+        overdue = await self._await_ready(child)
+        became_ready = self.health.ready
         if became_ready:
-            log.info("%s: ready after %.1f s", self.name, time.monotonic() - started)
+            progress.info("%s: ready after %.1f s", self.name, time.monotonic() - started)
             await self._turn(State.READY)
         code = await child.wait()
-        await reading
+        # What it started itself must not outlive it, nor hold its log open.
+        _signal(child, signal.SIGKILL)
+        await asyncio.wait({reading}, timeout=STOP_PATIENCE)
+        reading.cancel()
         self._child = None
         if became_ready:
             await self._mourn(code, time.monotonic() - started)
         else:
-            await self._fail(self._public_reason(code))
+            await self._fail(overdue or self._public_reason(code))
 
     async def _spawn(self) -> asyncio.subprocess.Process:
-        log.info("%s: starting", self.name)
+        progress.info("%s: starting", self.name)
         self._child = await asyncio.create_subprocess_exec(
             *self._command,
             stdin=asyncio.subprocess.PIPE,
@@ -188,27 +198,26 @@ class Process:
         )
         return self._child
 
-    async def _await_ready(self, child: asyncio.subprocess.Process) -> bool:
-        """Whether the child became ready before it ended. One that takes too long is killed."""
+    async def _await_ready(self, child: asyncio.subprocess.Process) -> str | None:
+        """Returns when the child is ready or has ended. One that takes too long is killed, and the reason returned."""
         deadline = time.monotonic() + self._start_timeout
         while child.returncode is None:
             if (health := await self._probe()) is not None:
                 self._note(health)
                 if health.ready:
-                    return True
+                    return None
             if time.monotonic() > deadline:
-                self._tail.append(f"{PUBLIC_MARK}it was not ready within {self._start_timeout:.0f} seconds")
                 _signal(child, signal.SIGKILL)
-                return False
+                return f"it was not ready within {self._start_timeout:.0f} seconds"
             with suppress(TimeoutError):
                 async with asyncio.timeout(PROBE_EVERY):
                     await child.wait()
-        return False
+        return None
 
     def _note(self, health: Health) -> None:
         if health.phase is not None and health != self.health:
             done = f" {health.progress:.0%}" if health.progress is not None else ""
-            log.info("%s: loading, %s%s", self.name, health.phase, done)
+            progress.info("%s: loading, %s%s", self.name, health.phase, done)
         self.health = health
 
     async def _mourn(self, code: int, lived: float) -> None:
@@ -226,6 +235,7 @@ class Process:
         """A start has failed: all who wait are told, and the next try waits for somebody to ask."""
         log.error("%s: could not start: %s; its last lines:\n%s", self.name, reason, "\n".join(self._tail))
         self.reason = reason
+        self.health = Health(ready=False)
         self.failed_starts += 1
         self._pauses += 1
         self._retry_at = time.monotonic() + self._pause()

@@ -3,6 +3,8 @@
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from math import ceil
 from typing import Any
 
 import click
@@ -21,7 +23,8 @@ def run(config: Config) -> None:
     port = listener.getsockname()[1]
     server = _Server(settings(create_app(config, parts), config))
     server.greeting = banner.text(config, parts.captioner.store.description, port)
-    server.run(sockets=[listener])
+    with suppress(KeyboardInterrupt):  # uvicorn raises it again once it has stopped in order
+        server.run(sockets=[listener])
     if not server.started:
         sys.exit(1)
 
@@ -46,8 +49,8 @@ def settings(app: Callable[..., Any], config: Config) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         # Pools of clients keep connections for up to 120 s: ours must outlive theirs, or they race with our closing.
-        timeout_keep_alive=round(config.server.keep_alive),
-        timeout_graceful_shutdown=round(config.server.shutdown_timeout),
+        timeout_keep_alive=ceil(config.server.keep_alive),
+        timeout_graceful_shutdown=ceil(config.server.shutdown_timeout),
     )
 
 

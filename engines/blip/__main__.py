@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engines.blip.source import locate, spoken
+from engines.blip.source import DOWNLOADED, locate, spoken
 from engines.serve import Engine, Listener, LoadError, Report, run
 
 if TYPE_CHECKING:
@@ -72,12 +72,12 @@ def load(options: argparse.Namespace, report: Report) -> Engine:
         ) from error
     use_threads(options.threads)
     folder = locate(options.source, options.revision, report)
-    report("weights", 0.2)
+    report("weights", DOWNLOADED)
 
     def make() -> "BlipModel":
         device = choose_device(options.device)
         model = BlipModel(folder, device=device, dtype=choose_dtype(options.dtype, device))
-        report("warm-up", 0.9)
+        report("warm-up", 0.95)
         model.warm_up()
         return model
 

@@ -11,6 +11,7 @@ from engines.serve import LoadError, Report
 
 SMALL_FILES = ("*.json", "vocab.txt")
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+DOWNLOADED = 0.8  # of all loading, once the files are here
 ARCHITECTURE = "BlipForConditionalGeneration"
 
 
@@ -60,7 +61,7 @@ def _reporting(report: Report) -> type[Any]:
         def update(self, n: float | None = 1) -> None:
             super().update(n)
             if self.unit == "B" and self.total:
-                report("download", min(1.0, self.n / self.total))
+                report("download", DOWNLOADED * min(1.0, self.n / self.total))
 
         def display(self, *_: Any, **__: Any) -> None:
             """A bar in a log is noise."""

@@ -83,7 +83,11 @@ def join(target: Target, location: str, ports: Collection[int] = (80, 443)) -> T
         UrlError: the location is outside the grammar, its port is not one of `ports`, or it leads from https to http.
     """
     _check_characters(location)
-    joined = parse(location if _SCHEME.match(location) else urljoin(str(target), location), ports)
+    try:
+        absolute = location if _SCHEME.match(location) else urljoin(str(target), location)
+    except ValueError:
+        raise UrlError("has a host that cannot be read") from None
+    joined = parse(absolute, ports)
     if (target.scheme, joined.scheme) == ("https", "http"):
         raise UrlError("leads from https to http")
     return joined

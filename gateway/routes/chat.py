@@ -6,13 +6,14 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from litestar import Request, Response, post
+from litestar.exceptions import InternalServerException
 from litestar.handlers import HTTPRouteHandler
 from litestar.response import Stream
 from litestar.types import Receive
 
 from gateway import streaming, wire
 from gateway.captioning import Captioner, Directives, Job
-from gateway.errors import GatewayError, InvalidRequest
+from gateway.errors import BodyTimeout, GatewayError, InvalidRequest
 
 PATHS = ["/v1/chat/completions", "/chat/completions"]
 CLIENT_LEFT = 499
@@ -27,13 +28,13 @@ class ClientLeft(GatewayError):
     status = CLIENT_LEFT
 
 
-def route(captioner: Captioner, *, heartbeat: float) -> HTTPRouteHandler:
-    """The handler. `heartbeat` is in seconds."""
+def route(captioner: Captioner, *, heartbeat: float, body_timeout: float) -> HTTPRouteHandler:
+    """The handler. `heartbeat` and `body_timeout` are in seconds."""
 
     @post(PATHS, status_code=200)
     async def create(request: Request[Any, Any, Any]) -> Response[bytes] | Stream:
         """Answers a chat completion."""
-        body = await request.body()
+        body = await received(request, body_timeout)
         asked = decoded(body)
         directives = _directives(request.headers.get("cache-control", ""))
         job = await unless_gone(request.receive, captioner.prepare(asked, directives))
@@ -47,6 +48,22 @@ def route(captioner: Captioner, *, heartbeat: float) -> HTTPRouteHandler:
         return Stream(events, media_type="text/event-stream", headers={**headers, "cache-control": "no-cache"})
 
     return create
+
+
+async def received(request: Request[Any, Any, Any], patience: float) -> bytes:
+    """The body, once all of it is here.
+
+    Raises:
+        BodyTimeout: it took longer than `patience` seconds.
+        ClientLeft: the client broke off.
+    """
+    try:
+        async with asyncio.timeout(patience):
+            return await request.body()
+    except TimeoutError:
+        raise BodyTimeout(f"The body did not arrive within {patience:.0f} seconds. Send it again, faster.") from None
+    except InternalServerException:  # what Litestar makes of a client that breaks off
+        raise ClientLeft("The client broke off.") from None
 
 
 def decoded(body: bytes) -> wire.ChatRequest:

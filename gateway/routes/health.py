@@ -13,7 +13,7 @@ READ = [HttpMethod.GET, HttpMethod.HEAD]
 
 def routes(captioner: Captioner, preloaded: tuple[str, ...]) -> list[HTTPRouteHandler]:
     """The handlers. `preloaded` names the models that must be loaded before it is ready."""
-    engines = [captioner.engines[captioner.models[name].name] for name in preloaded]
+    engines = {name: captioner.engines[captioner.models[name].name] for name in preloaded}
 
     @route("/", http_method=READ)
     async def home() -> Response[bytes]:
@@ -27,9 +27,10 @@ def routes(captioner: Captioner, preloaded: tuple[str, ...]) -> list[HTTPRouteHa
 
     @route(["/ready", "/readyz"], http_method=READ)
     async def ready() -> Response[bytes]:
-        """Answers 200 once no model that is loaded at the start is still loading."""
-        if any(engine.status.state is State.STARTING for engine in engines):
-            raise EngineUnavailable("The models that are loaded at the start are still loading. Try again in a second.")
+        """Answers 200 once every model that is loaded at the start is there."""
+        for name, engine in engines.items():
+            if engine.status.state is not State.READY:
+                raise EngineUnavailable(f"The model '{name}', to be loaded at the start, is {engine.status.state}.")
         return _json(wire.Standing(status="ready"))
 
     return [home, health, ready]

@@ -108,6 +108,9 @@ def test_a_model_of_ones_own_is_added(tmp_path: Path) -> None:
         ('[images]\nallowed_networks = ["10.0.0.1/8"]', ["altgate.toml", "allowed_networks", "10.0.0.0/8"]),
         ('[server]\nhost = "0.0.0.0"', ["server.host", "0.0.0.0", "127.0.0.1"]),
         ('[server]\nhost = "example.org"', ["server.host"]),
+        ('[cache]\nredis = "localhost:6379"', ["altgate.toml", "redis", "redis://localhost:6379/0"]),
+        ("[server]\nheartbeat = 0", ["altgate.toml", "server.heartbeat", "above zero"]),
+        ("[images]\nallowed_ports = [0]", ["altgate.toml", "images.allowed_ports"]),
         ("[server", ["altgate.toml", "TOML"]),
     ],
 )

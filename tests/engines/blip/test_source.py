@@ -150,5 +150,5 @@ def test_a_download_brings_what_is_loaded_and_says_how_far_it_is(tmp_path: Path)
 
     *reports, place = done.stdout.splitlines()
     assert sorted(path.name for path in Path(place).iterdir()) == ["config.json", "model.safetensors"]
-    assert reports[-1] == "download 1.0"
+    assert reports[-1] == "download 0.8"
     assert {report.split()[0] for report in reports} == {"download"}
