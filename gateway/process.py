@@ -3,13 +3,11 @@
 The contract, in five sentences. One task, `_own`, is the only writer of the state; everyone else asks for readiness and
 waits. Callers who arrive during a start share it. A start that fails is reported to all who wait, and not tried again
 before its back-off has passed and somebody asks. A child that dies when it was ready is started again at once, then
-with growing pauses. The child holds the read end of a pipe whose write end is ours, so it ends when we do, even when we
-are killed.
+with growing pauses. It ends when we do, even when we are killed: `child.py` holds it on a leash.
 """
 
 import asyncio
 import logging
-import os
 import random
 import signal
 import time
@@ -22,6 +20,7 @@ from typing import Self
 
 from msgspec import Struct
 
+from gateway.child import Child
 from gateway.errors import EngineUnavailable
 
 log = logging.getLogger(__name__)
@@ -31,10 +30,8 @@ FIRST_PAUSE = 0.5  # seconds
 LONGEST_PAUSE = 30.0
 STEADY_AFTER = 60.0  # a child that lived this long starts its pauses anew
 PROBE_EVERY = 0.1
-STOP_PATIENCE = 12.0  # an engine of ours drains for 10
 NOTICE_PATIENCE = 1.0  # until the owner has noticed that its child is dead
 TAIL_LINES = 20
-LONGEST_LINE = 2000  # characters
 PUBLIC_MARK = "altgate: "  # a child's last line that begins so may be shown to a client
 
 
@@ -81,7 +78,7 @@ class Process:
         self._probe = probe
         self._start_timeout = start_timeout
         self._environ = environ
-        self._child: asyncio.subprocess.Process | None = None
+        self._child: Child | None = None
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._wanted = asyncio.Event()
         self._changed = asyncio.Condition()
@@ -149,65 +146,53 @@ class Process:
         try:
             while True:
                 await self._wanted.wait()
-                try:
-                    await self._live()
-                except Exception:
-                    log.exception("%s: its supervision failed", self.name)
-                    await self._stop()
-                    await self._fail("its supervision failed; the gateway's log says more")
+                await self._live_or_fail()
         finally:
-            await self._stop()
+            self.state = State.STOPPED
+
+    async def _live_or_fail(self) -> None:
+        try:
+            await self._live()
+        except OSError as error:
+            await self._fail(f"its process could not be started ({error.strerror})")
+        except Exception:
+            log.exception("%s: its supervision failed", self.name)
+            await self._fail("its supervision failed; the gateway's log says more")
 
     async def _live(self) -> None:
         """One life of the child, from its start to its end."""
         self._tail.clear()
         self.health = Health(ready=False)
         await self._turn(State.STARTING)
+        progress.info("%s: starting", self.name)
         started = time.monotonic()
+        child = self._child = await Child.spawn(self._command, self._environ, self._log_line)
         try:
-            child = await self._spawn()
-        except OSError as error:
-            await self._fail(f"its process could not be started ({error.strerror})")
-            return
-        reading = asyncio.create_task(self._read_log(child))
-        overdue = await self._await_ready(child)
-        became_ready = self.health.ready
-        if became_ready:
-            progress.info("%s: ready after %.1f s", self.name, time.monotonic() - started)
-            await self._turn(State.READY)
-        code = await child.wait()
-        # What it started itself must not outlive it, nor hold its log open.
-        _signal(child, signal.SIGKILL)
-        await asyncio.wait({reading}, timeout=STOP_PATIENCE)
-        reading.cancel()
-        self._child = None
+            overdue = await self._await_ready(child)
+            became_ready = self.health.ready
+            if became_ready:
+                progress.info("%s: ready after %.1f s", self.name, time.monotonic() - started)
+                await self._turn(State.READY)
+            code = await child.wait()
+        finally:
+            self.state = State.STOPPING if child.running else self.state
+            await child.close()
+            self._child = None
         if became_ready:
             await self._mourn(code, time.monotonic() - started)
         else:
             await self._fail(overdue or self._public_reason(code))
 
-    async def _spawn(self) -> asyncio.subprocess.Process:
-        progress.info("%s: starting", self.name)
-        self._child = await asyncio.create_subprocess_exec(
-            *self._command,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            env=self._environ,
-            start_new_session=True,
-        )
-        return self._child
-
-    async def _await_ready(self, child: asyncio.subprocess.Process) -> str | None:
+    async def _await_ready(self, child: Child) -> str | None:
         """Returns when the child is ready or has ended. One that takes too long is killed, and the reason returned."""
         deadline = time.monotonic() + self._start_timeout
-        while child.returncode is None:
+        while child.running:
             if (health := await self._probe()) is not None:
                 self._note(health)
                 if health.ready:
                     return None
             if time.monotonic() > deadline:
-                _signal(child, signal.SIGKILL)
+                child.kill()
                 return f"it was not ready within {self._start_timeout:.0f} seconds"
             with suppress(TimeoutError):
                 async with asyncio.timeout(PROBE_EVERY):
@@ -262,42 +247,7 @@ class Process:
                 self.reason = None
             self._changed.notify_all()
 
-    async def _read_log(self, child: asyncio.subprocess.Process) -> None:
-        """Carries the child's lines into our log, under its name."""
-        if child.stdout is None:
-            return
-        rest = b""
-        while block := await child.stdout.read(65536):
-            *lines, rest = (rest + block).split(b"\n")
-            rest = rest[-LONGEST_LINE:]
-            for line in lines:
-                self._log_line(line)
-        if rest:
-            self._log_line(rest)
-
-    def _log_line(self, line: bytes) -> None:
-        # A progress bar writes over its own line; what it said last is what counts.
-        text = line.decode("utf-8", "replace").rstrip().rpartition("\r")[2][:LONGEST_LINE]
-        if text:
-            self._tail.append(text)
-            log.info("%s: %s", self.name, text)
-
-    async def _stop(self) -> None:
-        child = self._child
-        self.state = State.STOPPING
-        if child is not None and child.returncode is None:
-            _signal(child, signal.SIGTERM)
-            try:
-                async with asyncio.timeout(STOP_PATIENCE):
-                    await child.wait()
-            except TimeoutError:
-                log.warning("%s: did not end in %.0f s and is killed", self.name, STOP_PATIENCE)
-                _signal(child, signal.SIGKILL)
-                await child.wait()
-        self.state = State.STOPPED
-
-
-def _signal(child: asyncio.subprocess.Process, number: signal.Signals) -> None:
-    """Signals the child and everything it started; it leads a session of its own."""
-    with suppress(ProcessLookupError):
-        os.killpg(child.pid, number)
+    def _log_line(self, line: str) -> None:
+        if line:
+            self._tail.append(line)
+            log.info("%s: %s", self.name, line)

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,9 +68,8 @@ class Server:
 
     def engine_pids(self) -> list[int]:
         """The process ids of its engines."""
-        listed = subprocess.run(["ps", "-o", "pid=,ppid=", "-A"], capture_output=True, text=True, check=True)
-        pairs = [tuple(map(int, line.split())) for line in listed.stdout.splitlines()]
-        return [pid for pid, parent in pairs if parent == self.process.pid]
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return [int(pid) for pid in children.split()]
 
 
 @contextmanager
@@ -96,3 +96,11 @@ def _banner(lines: Iterator[str], log: Path) -> str:
         if "messages=..." in line:
             return "".join(read)
     raise AssertionError(f"the server ended before it listened: {''.join(read)}{log.read_text()}")
+
+
+def wait_for_log(server: Server, line: str, times: int = 1) -> None:
+    """Returns when the server's log has that line so often."""
+    deadline = time.monotonic() + 30
+    while server.log.read_text().count(line) < times:
+        assert time.monotonic() < deadline, server.log.read_text()
+        time.sleep(0.01)

@@ -6,7 +6,8 @@ text of the request's last part, so that one process serves every fault:
     (anything else)   the SHA-256 of each picture's bytes, separated by spaces
     die               the process ends without an answer
     die midway        the process ends in the middle of a stream
-    hang              no answer at all, until the client leaves; then the marker file given with --left is written
+    hang              no answer at all, until the client leaves; the marker files given with --begun and --left are
+                      written when the request has come and when the client has left
     garbage           200, and no JSON
     refuse            400 with a parameter and a code
     overloaded        429 with Retry-After
@@ -68,6 +69,8 @@ class StandIn:
         return await self._stream(request, command, words) if asked.stream else _whole(words)
 
     async def _hang(self) -> web.Response:
+        if self._options.begun:
+            Path(self._options.begun).touch()
         try:
             await asyncio.Event().wait()
         finally:
@@ -120,6 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--uds", required=True)
     parser.add_argument("--start", default="well")
+    parser.add_argument("--begun")
     parser.add_argument("--left")
     parser.add_argument("--go")
     options = parser.parse_args()

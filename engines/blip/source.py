@@ -41,7 +41,9 @@ def _download(name: str, revision: str, report: Report) -> Path:
 
     def files(weights: str) -> Path:
         patterns = [*SMALL_FILES, weights]
-        bar = _reporting(report)
+        # Asked first, since the bar learns of each file's size only when its turn comes.
+        listed = snapshot_download(name, revision=revision, allow_patterns=patterns, dry_run=True)
+        bar = _reporting(report, sum(file.file_size or 0 for file in listed if file.will_download))
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, tqdm_class=bar))
 
     try:
@@ -53,15 +55,15 @@ def _download(name: str, revision: str, report: Report) -> Path:
     return folder
 
 
-def _reporting(report: Report) -> type[Any]:
-    """A progress bar that draws nothing and reports how much of all bytes is here."""
+def _reporting(report: Report, total: int) -> type[Any]:
+    """A progress bar that draws nothing and reports how much of `total` bytes is here."""
     from tqdm import tqdm  # noqa: PLC0415 -- as above
 
     class Bar(tqdm):  # type: ignore[misc]  # tqdm brings no types
         def update(self, n: float | None = 1) -> None:
             super().update(n)
-            if self.unit == "B" and self.total:
-                report("download", DOWNLOADED * min(1.0, self.n / self.total))
+            if self.unit == "B":
+                report("download", DOWNLOADED * min(1.0, self.n / max(1, total)))
 
         def display(self, *_: Any, **__: Any) -> None:
             """A bar in a log is noise."""

@@ -31,7 +31,7 @@ def cached(answer: Answer) -> str:
 
 def test_the_same_request_is_answered_from_the_cache(server: Server) -> None:
     """The second time it is a hit: the same words, an id and a time of its own."""
-    first, second = (about(server, data_url(ONE)) for _ in range(2))
+    first, second = (about(server, data_url(pictures.png(SCENES[150]))) for _ in range(2))
 
     assert [cached(first), cached(second)] == ["miss", "hit"]
     assert first.json()["choices"] == second.json()["choices"]
@@ -40,7 +40,7 @@ def test_the_same_request_is_answered_from_the_cache(server: Server) -> None:
 
 
 def test_another_picture_with_the_same_words_is_never_a_hit(server: Server) -> None:
-    """The worst bug of caches for captions: here every picture of a hundred gets its own answer."""
+    """The worst bug of caches for captions: here each of ten pictures gets its own answer."""
     answers = {index: about(server, data_url(pictures.png(SCENES[index])), seed=5) for index in range(100, 110)}
 
     assert {cached(answer) for answer in answers.values()} == {"miss"}

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from tests import pictures
+from tests.engines.blip import hub
 from tests.flows.raw import chat, send
 from tests.pictures import SCENES, data_url, message
-from tests.services import running_server
+from tests.services import running_server, wait_for_log
 
+ROOT = Path(__file__).parents[2]
 PICTURE = [message(data_url(pictures.png(SCENES[0])))]
 
 
@@ -30,6 +32,30 @@ def test_demo_is_loaded_at_the_start_and_others_at_first_use(tmp_path: Path) -> 
         assert streamed.body.endswith(b"data: [DONE]\n\n")
         assert send(fresh, "GET", "/ready").status == 200
         assert len(fresh.engine_pids()) == 1
+
+
+def test_ready_says_no_when_what_was_to_be_loaded_cannot_be(tmp_path: Path) -> None:
+    """A gateway whose model failed gets no traffic from a load balancer."""
+    settings = '[engines]\npreload = ["broken"]\n[models.broken]\nengine = "blip"\nsource = "/nowhere"'
+    with running_server(tmp_path, settings=settings) as running:
+        assert chat(running, model="broken", messages=PICTURE).status == 503
+
+        assert "is failed" in send(running, "GET", "/ready").error["message"]
+        assert send(running, "GET", "/health").status == 200
+
+
+def test_the_list_of_models_says_how_far_a_download_is(tmp_path: Path) -> None:
+    """While a model is downloaded, /v1/models answers at once with the phase and the fraction."""
+    checkpoint = ROOT / "engines/demo/checkpoint"
+    with hub.serving(checkpoint, "org/tiny", stalls_at="model.safetensors") as address:
+        environ = {**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1"}
+        settings = '[engines]\npreload = ["tiny"]\n[models.tiny]\nengine = "blip"\nsource = "org/tiny"'
+        with running_server(tmp_path, settings=settings, environ=environ) as running:
+            wait_for_log(running, "tiny: loading, download")
+            shown = send(running, "GET", "/v1/models/tiny").json()
+
+            assert (shown["status"], shown["phase"]) == ("starting", "download")
+            assert 0 < shown["progress"] < 0.8
 
 
 def test_a_request_that_cannot_wait_for_a_start_is_told_so(tmp_path: Path) -> None:
@@ -83,8 +109,10 @@ def test_a_stream_whose_engine_dies_ends_with_the_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_no_engine_outlives_the_gateway(tmp_path: Path, number: signal.Signals) -> None:
     """However the gateway ends, its engines end with it, and its folder of sockets goes with a proper end."""
-    with running_server(tmp_path) as running:
+    environ = {**os.environ, "TMPDIR": str(tmp_path)}
+    with running_server(tmp_path, environ=environ) as running:
         chat(running, messages=PICTURE)
+        assert list(tmp_path.glob("altgate-*/*.sock"))
         [engine] = running.engine_pids()
         watch = os.pidfd_open(engine)
         running.process.send_signal(number)
@@ -93,3 +121,7 @@ def test_no_engine_outlives_the_gateway(tmp_path: Path, number: signal.Signals) 
         ended, _, _ = select.select([watch], [], [], 30)
         os.close(watch)
         assert ended
+        if number != signal.SIGKILL:
+            assert not list(tmp_path.glob("altgate-*/"))
+            assert running.process.returncode in (0, -number)
+            assert "Traceback" not in running.log.read_text()

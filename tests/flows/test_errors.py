@@ -4,6 +4,7 @@ import gzip
 import http.client
 import json
 import random
+import socket
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,7 +14,7 @@ from PIL import Image
 from tests import pictures
 from tests.flows.raw import Answer, chat, send
 from tests.pictures import SCENES, data_url, message
-from tests.services import Server, running_server
+from tests.services import Server, running_server, wait_for_log
 
 PNG = pictures.png(SCENES[0])
 AT = "messages[0].content[0].image_url.url"
@@ -238,6 +239,50 @@ def _chunked(server: Server, blocks: list[bytes]) -> int:
         return connection.getresponse().status
     finally:
         connection.close()
+
+
+@pytest.mark.parametrize(
+    "origin", ["https://evil.example", "http://localhost.evil.example", "null", "http://127.0.0.1@x"]
+)
+def test_a_web_page_from_elsewhere_is_refused(server: Server, origin: str) -> None:
+    """A browser says where a page is from; without keys, no page of the web may use the gateway behind it."""
+    answer = chat(server, {"origin": origin})
+
+    assert (answer.status, answer.error["code"]) == (403, "origin_not_allowed")
+
+
+@pytest.mark.parametrize(
+    "origin", ["http://localhost:3000", "http://127.0.0.1:5173", "http://[::1]", "https://LOCALHOST"]
+)
+def test_a_page_of_this_machine_is_served(server: Server, origin: str) -> None:
+    """Development servers on loopback may ask."""
+    assert chat(server, {"origin": origin}).status == 200
+
+
+def test_a_body_that_does_not_arrive_is_408(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """An upload that stalls gives its place back and loses its connection; one that breaks off is no error of ours."""
+    settings = '[server]\nbody_timeout = "200ms"\nmax_requests = 1\n[engines]\npreload = []'
+    with running_server(tmp_path_factory.mktemp("stalled"), settings=settings) as impatient:
+        with stalled(impatient) as connection:
+            answer = connection.makefile("rb").read()
+        stalled(impatient).close()
+        wait_for_log(impatient, "POST /v1/chat/completions 499")
+
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b"request_timeout" in answer
+        assert send(impatient, "POST", "/v1/chat/completions", "{}").status == 400
+        assert "Traceback" not in impatient.log.read_text()
+
+
+def stalled(server: Server) -> socket.socket:
+    """A connection on which half a body has been sent, and the server has begun to read it."""
+    address = urlsplit(server.root)
+    connection = socket.create_connection((address.hostname, address.port))
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 1000\r\n\r\n"
+    connection.sendall(head)
+    assert connection.recv(100).startswith(b"HTTP/1.1 100")
+    connection.sendall(b"{")
+    return connection
 
 
 def test_unknown_fields_are_named_in_a_header(server: Server) -> None:

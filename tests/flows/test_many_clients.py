@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import socket
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -14,7 +13,7 @@ import pytest
 from tests import pictures
 from tests.flows.raw import chat, send
 from tests.pictures import SCENES, data_url, message
-from tests.services import Server, running_server
+from tests.services import Server, running_server, wait_for_log
 
 Known = list[tuple[bytes, str]]
 
@@ -90,11 +89,3 @@ def ask_and_leave(server: Server, *, stream: bool) -> None:
     with socket.create_connection((address.hostname, address.port)) as connection:
         head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
         connection.sendall(head.encode() + body)
-
-
-def wait_for_log(server: Server, line: str, times: int) -> None:
-    """Returns when the server's log has that line so many times."""
-    deadline = time.monotonic() + 30
-    while server.log.read_text().count(line) < times:
-        assert time.monotonic() < deadline, server.log.read_text()
-        time.sleep(0.01)

@@ -44,7 +44,7 @@ def local_engine(folder: Path, *options: str, request_timeout: float = 30, cold_
 @pytest.fixture
 async def engine(tmp_path: Path) -> AsyncIterator[LocalEngine]:
     """The stand-in, with its marker files in the test's folder."""
-    options = (f"--left={tmp_path / 'left'}", f"--go={tmp_path / 'go'}")
+    options = [f"--{marker}={tmp_path / marker}" for marker in ("begun", "left", "go")]
     async with local_engine(tmp_path, *options) as running:
         yield running
 
@@ -167,7 +167,9 @@ async def test_giving_up_reaches_the_engine(engine: LocalEngine, tmp_path: Path)
     """Who cancels a request ends the engine's work on it."""
     await engine.complete(request())
     work = asyncio.create_task(engine.complete(request("hang")))
-    await asyncio.wait({work}, timeout=0.2)
+    async with asyncio.timeout(10):
+        while not (tmp_path / "begun").exists():
+            await asyncio.sleep(0.01)
     work.cancel()
     await asyncio.gather(work, return_exceptions=True)
 
@@ -179,7 +181,7 @@ async def test_giving_up_reaches_the_engine(engine: LocalEngine, tmp_path: Path)
 
 async def test_an_engine_that_loads_is_waited_for_and_then_told(tmp_path: Path) -> None:
     """A request waits as long as it may and then says how far the loading is."""
-    async with local_engine(tmp_path, "--start=never ready", cold_start_wait=2) as engine:
+    async with local_engine(tmp_path, "--start=never ready", cold_start_wait=4) as engine:
         with pytest.raises(EngineUnavailable, match="40% done"):
             await engine.complete(request())
 

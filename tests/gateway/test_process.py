@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import select
 import signal
 import sys
 from collections.abc import Sequence
@@ -162,6 +163,45 @@ async def test_a_child_ends_when_the_gateway_is_killed(tmp_path: Path) -> None:
     async with asyncio.timeout(20):
         while Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2]:
             await asyncio.sleep(0.01)
+
+
+async def test_what_a_dead_child_started_ends_with_it(tmp_path: Path) -> None:
+    """A grandchild that holds the log open neither keeps the child's death a secret nor outlives it."""
+    code = (
+        "import subprocess, sys\n"
+        f"child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(1000)'])\n"
+        f"open({str(tmp_path / 'pid')!r}, 'w').write(str(child.pid))\n"
+        "sys.stdin.read()\n"
+    )
+    async with process(python(code)) as child:
+        await child.ensure_ready(30)
+        first = child.pid
+        assert first is not None
+        async with asyncio.timeout(20):
+            while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+                await asyncio.sleep(0.01)
+        grandchild = os.pidfd_open(int((tmp_path / "pid").read_text()))
+
+        os.kill(first, signal.SIGKILL)
+        await replaced(child, first)
+
+        assert select.select([grandchild], [], [], 20)[0]
+        os.close(grandchild)
+
+
+async def test_a_probe_that_breaks_is_a_failed_start(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever goes wrong in the supervision itself, who waits is told at once, and the next start is tried."""
+
+    async def broken() -> Health:
+        raise KeyError("secret")
+
+    async with process(FOREVER, broken) as child:
+        for _ in range(2):
+            with pytest.raises(EngineUnavailable, match="its supervision failed"):
+                await child.ensure_ready(30)
+
+        assert child.state is State.FAILED
+    assert "secret" in caplog.text
 
 
 async def test_a_flood_of_output_is_bounded(caplog: pytest.LogCaptureFixture) -> None:

@@ -12,12 +12,18 @@ COMMIT = hashlib.sha1(b"the only commit").hexdigest()
 
 
 @contextmanager
-def serving(folder: Path, name: str, revision: str = "main") -> Iterator[str]:
-    """The address of a hub that has the folder as the model `name` at that revision, and nothing else."""
-    handler = type("Handler", (_Handler,), {"folder": folder, "name": name, "revision": revision})
+def serving(folder: Path, name: str, revision: str = "main", stalls_at: str | None = None) -> Iterator[str]:
+    """The address of a hub that has the folder as the model `name` at that revision, and nothing else.
+
+    Of the file `stalls_at` it sends a half, and the rest only when the context ends.
+    """
+    ended = threading.Event()
+    facts = {"folder": folder, "name": name, "revision": revision, "stalls_at": stalls_at, "ended": ended}
+    handler = type("Handler", (_Handler,), facts)
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
+        ended.set()
         server.shutdown()
 
 
@@ -25,6 +31,8 @@ class _Handler(BaseHTTPRequestHandler):
     folder: Path
     name: str
     revision: str
+    stalls_at: str | None
+    ended: threading.Event
     protocol_version = "HTTP/1.1"
 
     def do_HEAD(self) -> None:
@@ -49,7 +57,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("etag", f'"{hashlib.sha256(body).hexdigest()}"')
         self.end_headers()
         if with_body and body is not None:
-            self.wfile.write(body)
+            half = len(body) // 2 if self.path.endswith(f"/{self.stalls_at}") else len(body)
+            self.wfile.write(body[:half])
+            if half < len(body):
+                self.ended.wait()
 
     def _listed(self, file: str) -> dict[str, object]:
         return {"type": "file", "path": file, "size": (self.folder / file).stat().st_size, "oid": file}

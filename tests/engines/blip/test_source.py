@@ -73,21 +73,6 @@ def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
     assert spoken(NAME) == NAME
 
 
-def test_a_name_is_downloaded_with_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only what is loaded is downloaded; pickled weights only where there are no others."""
-    asked: list[list[str]] = []
-
-    def download(name: str, *, revision: str, allow_patterns: list[str], tqdm_class: type) -> str:
-        assert (name, revision) == (NAME, "main")
-        asked.append(allow_patterns)
-        folder(tmp_path, CONFIG, *(["pytorch_model.bin"] if len(asked) > 1 else []))
-        return str(tmp_path)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    assert locate(NAME, "main", unheard) == tmp_path
-    assert [patterns[-1] for patterns in asked] == ["*.safetensors", "pytorch_model*.bin"]
-
-
 def gated() -> Exception:
     """The hub's error for a model behind terms."""
     return _answered(errors.GatedRepoError)
@@ -133,12 +118,23 @@ def test_a_failed_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch, erro
     assert "huggingface.co" not in str(told.value)
 
 
-def test_a_download_brings_what_is_loaded_and_says_how_far_it_is(tmp_path: Path) -> None:
-    """From a hub of our own: the revision asked for, weights and small files only, progress up to all of it."""
+@pytest.mark.parametrize(
+    ("there", "brought"),
+    [
+        (["model.safetensors", "pytorch_model.bin", "tf_model.h5"], ["config.json", "model.safetensors"]),
+        (["pytorch_model.bin", "tf_model.h5"], ["config.json", "pytorch_model.bin"]),
+    ],
+)
+def test_a_download_brings_what_is_loaded_and_says_how_far_it_is(
+    tmp_path: Path, there: list[str], brought: list[str]
+) -> None:
+    """From a hub of our own: the revision asked for, small files and weights, pickled ones only where there are no
+    others, with progress up to the end of the download."""
     hub_folder = tmp_path / "hub"
     hub_folder.mkdir()
-    folder(hub_folder, CONFIG, "tf_model.h5")
-    (hub_folder / "model.safetensors").write_bytes(bytes(3_000_000))
+    folder(hub_folder, CONFIG)
+    for file in there:
+        (hub_folder / file).write_bytes(bytes(3_000_000))
     code = (
         "from engines.blip.source import locate\n"
         "print(locate('org/tiny', 'v2', lambda phase, progress: print(phase, progress)))\n"
@@ -149,6 +145,6 @@ def test_a_download_brings_what_is_loaded_and_says_how_far_it_is(tmp_path: Path)
         done = subprocess.run(command, env=environ, cwd=ROOT, capture_output=True, text=True, check=True)
 
     *reports, place = done.stdout.splitlines()
-    assert sorted(path.name for path in Path(place).iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(path.name for path in Path(place).iterdir()) == brought
     assert reports[-1] == "download 0.8"
     assert {report.split()[0] for report in reports} == {"download"}
