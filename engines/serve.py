@@ -10,7 +10,6 @@ import concurrent.futures
 import logging
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -19,13 +18,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from math import ceil
-from pathlib import Path
 from typing import Final, Literal, NamedTuple, Protocol
 
 from aiohttp import web
 from msgspec import UNSET, Struct, UnsetType
 
 from engines.batcher import Closed, QueueFull, RunFailed
+from engines.listener import Listener
 from gateway import wire
 
 log = logging.getLogger(__name__)
@@ -307,33 +306,6 @@ def _unavailable(message: str) -> Refused:
 # --- the process ----------------------------------------------------------------------------------------------------
 
 
-class Listener:
-    """An open socket to listen on: a private Unix socket at `uds`, or a TCP port. Closing removes the path."""
-
-    def __init__(self, *, uds: Path | None, host: str, port: int) -> None:
-        self.path = uds
-        if uds is None:
-            self.socket = socket.create_server((host, port))
-            return
-        if uds.is_socket():  # left behind by a process that was killed
-            uds.unlink()
-        self.socket = socket.socket(socket.AF_UNIX)
-        allowed = os.umask(0o177)
-        try:
-            self.socket.bind(str(uds))
-        except OSError:
-            self.socket.close()
-            raise
-        finally:
-            os.umask(allowed)
-
-    def close(self) -> None:
-        """Closes the socket and removes its path."""
-        self.socket.close()
-        if self.path:
-            self.path.unlink(missing_ok=True)
-
-
 def run(load: Callable[[Report], Engine], *, model: str, listener: Listener, exit_on_stdin_eof: bool = False) -> int:
     """Serves what `load` loads until SIGTERM or SIGINT; returns the exit status.
 
@@ -383,7 +355,8 @@ def _in_thread(load: Callable[[], Engine]) -> asyncio.Future[Engine]:
         try:
             loaded.set_result(load())
         except BaseException as error:  # a panic of a Rust library is no Exception, and must be told too
-            log.exception("the model could not be loaded")
+            if not isinstance(error, LoadError):
+                log.exception("the model could not be loaded")
             unknown = LoadError(f"the model could not be loaded ({type(error).__name__}); the engine's log says more")
             loaded.set_exception(error if isinstance(error, LoadError) else unknown)
 

@@ -18,9 +18,17 @@ MAX_NODES: Final = 5000
 MAX_REFS: Final = 16
 MAX_NAMED: Final = 8
 
+KINDS: Final[Mapping[str, type | tuple[type, ...]]] = {
+    "string": str,
+    "integer": int,
+    "number": (int, float),
+    "boolean": bool,
+    "array": list,
+    "object": dict,
+}
 UNFILLABLE_ROOT: Final = (
     *("allOf", "oneOf", "not", "if", "const", "enum", "minProperties", "maxProperties"),
-    *("propertyNames", "dependentRequired", "dependentSchemas"),
+    *("propertyNames", "patternProperties", "dependencies", "dependentRequired", "dependentSchemas", "anyOf"),
 )
 UNFILLABLE_STRING: Final = ("allOf", "oneOf", "not", "if", "const", "enum", "pattern", "format")
 REMEDY: Final = (
@@ -69,7 +77,9 @@ def plan(schema: JsonObject) -> Filling:
     """
     _ensure_bounds(schema)
     root = _object_of(schema)
-    required = [name for name in root.get("required") or [] if isinstance(name, str)]
+    required = root.get("required", [])
+    if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
+        raise _fault("its 'required' must be a list of names")
     properties = {name: _property(node, schema, name in required) for name, node in root["properties"].items()}
     if missing := [name for name in required if name not in properties]:
         raise _fault(f"the required property '{missing[0][:60]}' is not among its properties")
@@ -123,10 +133,20 @@ def _value(name: str, given: _Property) -> Any:
     """What a required property says by itself."""
     for keyword in ("const", "default"):
         if keyword in given.schema:
+            if not _fits(given.schema[keyword], given):
+                raise _fault(f"the '{keyword}' of the property '{name[:60]}' is not of its type")
             return given.schema[keyword]
     if given.nullable:
         return None
     raise _fault(f"the required property '{name[:60]}' would have to be made up")
+
+
+def _fits(value: Any, given: _Property) -> bool:
+    """Whether a value is of the type that its own schema asks for."""
+    kind = given.schema.get("type")
+    if (value is None and given.nullable) or not isinstance(kind, str) or kind not in KINDS:
+        return True
+    return isinstance(value, KINDS[kind]) and (kind == "boolean" or not isinstance(value, bool))
 
 
 def _max_length(name: str, schema: JsonObject) -> int | None:
@@ -136,7 +156,7 @@ def _max_length(name: str, schema: JsonObject) -> int | None:
     least, most = schema.get("minLength", 0), schema.get("maxLength")
     if not isinstance(least, int) or least > 1:
         raise _fault(f"'minLength' of the property '{name[:60]}' cannot be kept to; at most 1 can")
-    if most is not None and (not isinstance(most, int) or most < 1):
+    if most is not None and (not isinstance(most, int) or isinstance(most, bool) or most < 1):
         raise _fault(f"'maxLength' of the property '{name[:60]}' must be an integer above 0")
     return most
 
@@ -190,6 +210,9 @@ def _resolved(node: Any, root: JsonObject) -> JsonObject:
             case {"$ref": str(ref)}:
                 beside = {key: value for key, value in node.items() if key != "$ref"}
                 node = {**_target(ref, root), **beside}
+            case {"allOf": [only]}:  # how some tools put a title beside a reference
+                beside = {key: value for key, value in node.items() if key != "allOf"}
+                node = {**_resolved(only, root), **beside}
             case dict():
                 return node
             case True:

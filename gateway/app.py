@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from litestar import Litestar, Request, Response
-from litestar.exceptions import HTTPException
+from litestar.exceptions import HTTPException, MethodNotAllowedException
 from litestar.types import ASGIApp
 
 from gateway.config import Config
@@ -68,6 +68,8 @@ def respond(request: Request[Any, Any, Any], error: Exception) -> Response[bytes
     """Any error, Litestar's own included, in OpenAI's shape."""
     status, headers, body = render(_ours(request, error))
     kind = headers.pop("content-type")
+    if isinstance(error, MethodNotAllowedException):
+        headers |= {name: value for name, value in (error.headers or {}).items() if name.lower() == "allow"}
     return Response(body, status_code=status, headers=headers, media_type=kind)
 
 

@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import aclosing
 from pathlib import Path
 
 import click
@@ -62,14 +63,16 @@ async def _print_captions(config: Config, model: str, pictures: Sequence[str], *
     from gateway import oneshot  # noqa: PLC0415 - as above: `altgate --help` should not wait for it
 
     well = True
-    async for result in oneshot.captions(config, model, pictures):
-        well = well and result.error is None
-        if as_json:
-            click.echo(msgspec.json.encode(result))
-        elif result.error is not None:
-            click.echo(f"{result.source[:200]}: {result.error}", err=True)
-        else:
-            click.echo(f"{result.source}: {result.caption}" if len(pictures) > 1 else result.caption)
+    # Closed in any case: a reader that leaves must not leave an engine behind.
+    async with aclosing(oneshot.captions(config, model, pictures)) as results:
+        async for result in results:
+            well = well and result.error is None
+            if as_json:
+                click.echo(msgspec.json.encode(result))
+            elif result.error is not None:
+                click.echo(f"{result.source[:200]}: {result.error}", err=True)
+            else:
+                click.echo(f"{result.source}: {result.caption}" if len(pictures) > 1 else result.caption)
     return well
 
 

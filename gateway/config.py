@@ -87,6 +87,7 @@ class EnginesConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 EngineKind = Literal["blip"]
 PICTURE_SIZE: Mapping[EngineKind, int] = {"blip": 384}  # pixels a side, where neither catalogue nor configuration says
 Argument = str | int | float | bool
+RESERVED_ARGUMENTS = {"model", "source", "revision", "uds", "host", "port", "exit-on-stdin-eof"}
 
 
 class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -102,6 +103,12 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     max_pictures: Annotated[int, Meta(ge=1)] | None = None
     max_model_len: Annotated[int, Meta(ge=1)] | None = None
     args: dict[str, Argument] | None = None
+
+    def __post_init__(self) -> None:
+        if self.source == "":
+            raise ValueError("source: a folder or a hub name is wanted")
+        if reserved := sorted(RESERVED_ARGUMENTS & set(self.args or {})):
+            raise ValueError(f"args: '{reserved[0]}' is set by the gateway itself")
 
 
 class Model(Struct, frozen=True, kw_only=True):
@@ -207,6 +214,8 @@ def _environment_layer(environ: Mapping[str, str]) -> tuple[str, Table]:
         if not variable.startswith(ENVIRONMENT_PREFIX):
             continue
         section, separator, key = variable.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
+        if section == "models":
+            raise ConfigError(f"environment: {variable}: models are set in the file alone. Put it into altgate.toml.")
         if not separator:
             raise ConfigError(
                 f"environment: {variable} has no section. Write {ENVIRONMENT_PREFIX}SECTION__KEY, "
@@ -274,6 +283,7 @@ def _known_keys(path: str) -> tuple[str, ...]:
     return parts.get(path, ModelConfig.__struct_fields__)
 
 
+MODEL_NAME = re.compile(r"[A-Za-z0-9][\w.:/@+-]{0,199}", re.ASCII)
 _DURATION = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _SIZE = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _QUANTITY = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<unit>[A-Za-z]*)")
@@ -339,6 +349,10 @@ def _check_names(config: Config) -> None:
         taken = [name for model in config.models for name in (model.name, *model.aliases)]
         twice = sorted({name for name in taken if taken.count(name) > 1})
         raise ConfigError(f"models: the name '{twice[0]}' is used twice. Rename the model or drop the alias.")
+    if odd := next((name for name in names if not MODEL_NAME.fullmatch(name)), None):
+        raise ConfigError(
+            f"models: the name {odd!r} cannot be used. Letters, digits and any of . _ : / @ + - are well."
+        )
     for name in config.engines.preload:
         if name not in names:
             near = difflib.get_close_matches(name, names, n=1)

@@ -29,7 +29,8 @@ from gateway import wire
 class GatewayError(Exception):
     """An error with its public sentence.
 
-    `retry_after` is in seconds, None where trying again will not help. `closes` says that the body may not have been
+    `retry_after` is in seconds, None where trying again will not help. `heals` is False where only people can help, so
+    that a client should not try again by itself. `closes` says that the body may not have been
     read, so that the connection cannot serve another request.
     """
 
@@ -52,6 +53,7 @@ class GatewayError(Exception):
         self.param = param
         self.code = code or self.code
         self.retry_after = retry_after if retry_after is not None else self.retry_after
+        self.heals = self.retry_after is not None
 
 
 class InvalidRequest(GatewayError):
@@ -188,9 +190,9 @@ def render(error: GatewayError) -> tuple[int, dict[str, str], bytes]:
     OpenAI's SDKs obey the headers: `retry-after` where waiting helps, `x-should-retry: false` where it cannot.
     """
     headers = {"content-type": "application/json"}
-    if error.retry_after is None:
+    if not error.heals:
         headers["x-should-retry"] = "false"
-    else:
+    if error.retry_after is not None:
         headers["retry-after"] = str(max(1, ceil(error.retry_after)))
         headers["retry-after-ms"] = str(max(1, ceil(error.retry_after * 1000)))
     if error.closes:

@@ -3,6 +3,7 @@
 They stand outside the framework, so that a 404 or a refused body gets them too. `app.py` lists their order.
 """
 
+import asyncio
 import logging
 import re
 import time
@@ -12,7 +13,7 @@ from collections.abc import Callable, Mapping
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPReceiveMessage, Message, Receive, Scope, Send, WebSocketReceiveMessage
 
-from gateway.errors import ForeignOrigin, GatewayError, UnsupportedMediaType, render
+from gateway.errors import EngineUnavailable, ForeignOrigin, GatewayError, UnsupportedMediaType, render
 from gateway.limits import Gate
 
 log = logging.getLogger("gateway.access")
@@ -39,14 +40,23 @@ class RequestId:
         request_id = f"req_{uuid.uuid4().hex}"
         scope.setdefault("state", {})["request_id"] = request_id
 
+        begun = False
+
         async def stamped(message: Message) -> None:
+            nonlocal begun
             if message["type"] == "http.response.start":
+                begun = True
                 took = (time.perf_counter() - started) * 1000
                 stamps = [(b"x-request-id", request_id.encode()), (b"openai-processing-ms", str(round(took)).encode())]
                 message["headers"] = [*message.get("headers", []), *stamps]
             await send(message)
 
-        await self._app(scope, receive, stamped)
+        try:
+            await self._app(scope, receive, stamped)
+        except asyncio.CancelledError:
+            if not begun:
+                await _send(EngineUnavailable("The server is shutting down. Try again."), stamped)
+            raise
 
 
 class AccessLog:

@@ -2,7 +2,8 @@
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Sequence
+import os
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -16,6 +17,7 @@ from gateway.parts import Parts
 
 PRESET = "caption"
 AT_ONCE = 8
+PLACE = "messages[0].content[0].image_url.url"
 
 
 class Caption(Struct, frozen=True, omit_defaults=True):
@@ -27,7 +29,7 @@ class Caption(Struct, frozen=True, omit_defaults=True):
     error: str | None = None
 
 
-async def captions(config: Config, model: str, sources: Sequence[str]) -> AsyncIterator[Caption]:
+async def captions(config: Config, model: str, sources: Sequence[str]) -> AsyncGenerator[Caption, None]:
     """The captions of files and http(s) URLs, in order, each as soon as it and all before it are there."""
     # Nobody else is waiting: the first use of a model may take as long as its download does.
     patient = msgspec.structs.replace(config.engines, cold_start_wait=config.engines.start_timeout)
@@ -52,8 +54,13 @@ async def _caption(captioner: Captioner, config: Config, model: str, source: str
             job = await captioner.prepare(_request(model, url, task))
             answer = await captioner.answer(job)
         except (GatewayError, OSError) as error:
-            return Caption(source, model, error=_sentence(error))
-        return Caption(source, model, caption=answer.choices[0].message.content)
+            return Caption(_shown(source), model, error=_sentence(error))
+        return Caption(_shown(source), model, caption=answer.choices[0].message.content)
+
+
+def _shown(source: str) -> str:
+    """A file's name as it can be printed, even when it is no UTF-8."""
+    return os.fsencode(source).decode("utf-8", "replace")
 
 
 def _request(model: str, url: str, task: str | None) -> wire.ChatRequest:
@@ -69,11 +76,16 @@ def _url(source: str, max_bytes: int) -> str:
     """A URL as it is; a file as a data URL."""
     if source.lower().startswith(("http://", "https://", "data:")):
         return source
-    path = Path(source)
-    if path.stat().st_size > max_bytes:
+    with Path(source).open("rb") as file:
+        data = file.read(max_bytes + 1)  # what is no plain file does not tell its size
+    if len(data) > max_bytes:
         raise OSError(0, f"the file is larger than {max_bytes / 2**20:.0f} MiB, the limit set by 'images.max_bytes'")
-    return f"data:;base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
+    return f"data:;base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def _sentence(error: GatewayError | OSError) -> str:
-    return error.message if isinstance(error, GatewayError) else error.strerror or "it cannot be read"
+    """The error in the words of the command line, which knows no request and no routes."""
+    if isinstance(error, OSError):
+        return error.strerror or "it cannot be read"
+    words = error.message.replace(f"at '{PLACE}' ", "").replace(f"'{PLACE}'", "it")
+    return words.replace("GET /v1/models lists", "`altgate models` lists")

@@ -30,6 +30,8 @@ FIRST_PAUSE = 0.5  # seconds
 LONGEST_PAUSE = 30.0
 STEADY_AFTER = 60.0  # a child that lived this long starts its pauses anew
 PROBE_EVERY = 0.1
+WATCH_EVERY = 5.0
+MOST_SILENT = 6  # probes in a row: an engine answers about its health while it computes
 NOTICE_PATIENCE = 1.0  # until the owner has noticed that its child is dead
 TAIL_LINES = 20
 PUBLIC_MARK = "altgate: "  # a child's last line that begins so may be shown to a client
@@ -134,7 +136,9 @@ class Process:
                 await self._changed.wait_for(lambda: self.state is not State.READY)
 
     def _unavailable(self, retry_after: float) -> EngineUnavailable:
-        return EngineUnavailable(f"The model '{self.name}' cannot be served: {self.reason}.", retry_after=retry_after)
+        error = EngineUnavailable(f"The model '{self.name}' cannot be served: {self.reason}.", retry_after=retry_after)
+        error.heals = False
+        return error
 
     def _still_loading(self) -> EngineUnavailable:
         done = f" ({self.health.progress:.0%} done)" if self.health.progress is not None else ""
@@ -173,6 +177,7 @@ class Process:
             if became_ready:
                 progress.info("%s: ready after %.1f s", self.name, time.monotonic() - started)
                 await self._turn(State.READY)
+                await self._watch(child)
             code = await child.wait()
         finally:
             self.state = State.STOPPING if child.running else self.state
@@ -198,6 +203,19 @@ class Process:
                 async with asyncio.timeout(PROBE_EVERY):
                     await child.wait()
         return None
+
+    async def _watch(self, child: Child) -> None:
+        """Returns when the child has ended; one that has not answered for a while is killed."""
+        silent = 0
+        while child.running:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(WATCH_EVERY):
+                    await child.wait()
+            silent = 0 if not child.running or await self._probe() else silent + 1
+            if silent >= MOST_SILENT:
+                log.error("%s: has not answered for %d probes and is killed", self.name, silent)
+                child.kill()
+                await child.wait()
 
     def _note(self, health: Health) -> None:
         if health.phase is not None and health != self.health:

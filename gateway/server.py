@@ -1,5 +1,6 @@
 """The server on its socket: binds, prints the banner once it listens, runs until a signal."""
 
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -23,6 +24,7 @@ def run(config: Config) -> None:
     port = listener.getsockname()[1]
     server = _Server(settings(create_app(config, parts), config))
     server.greeting = banner.text(config, parts.captioner.store.description, port)
+    signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))  # a terminal that closes
     with suppress(KeyboardInterrupt):  # uvicorn raises it again once it has stopped in order
         server.run(sockets=[listener])
     if not server.started:
@@ -45,6 +47,10 @@ def settings(app: Callable[..., Any], config: Config) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         lifespan="on",
+        # Not httptools: it loses the body of a request that offers an upgrade, as Java's client does, and it bounds
+        # neither the number nor the size of headers.
+        http="h11",
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,

@@ -6,10 +6,11 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from engines.blip.source import DOWNLOADED, locate, spoken
-from engines.serve import Engine, Listener, LoadError, Report, run
+from engines.listener import Listener
+from engines.serve import Engine, LoadError, Report, run
 
 if TYPE_CHECKING:
     from engines.blip.model import BlipModel
@@ -35,9 +36,17 @@ def main(arguments: Sequence[str]) -> int:
     )
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with the options in the last line, as a failed load does."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(2, f"altgate: the options of its engine, set as `args`, are wrong: {message}\n")
+
+
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m engines.blip", description="Serves a BLIP captioning checkpoint.")
+    parser = _Parser(prog="python -m engines.blip", description="Serves a BLIP captioning checkpoint.")
     parser.add_argument("--source", required=True, help="a folder with a checkpoint, or a name on the model hub")
     parser.add_argument("--revision", default="main", help="the hub's branch, tag or commit (%(default)s)")
     parser.add_argument("--model", required=True, help="the name that requests call it by")

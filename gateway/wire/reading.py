@@ -198,7 +198,8 @@ def _response_format(incoming: _IncomingFormat | None) -> ResponseFormat | None:
     if incoming.type == "json_object":
         return ResponseFormat("json_object")
     wrapper = _required(incoming.json_schema, "response_format.json_schema")
-    schema = wrapper.get("schema", None if "name" in wrapper else wrapper)
+    is_bare = "schema" not in wrapper and not {"type", "properties", "$ref", "anyOf"}.isdisjoint(wrapper)
+    schema = wrapper if is_bare else wrapper.get("schema")
     if not isinstance(schema, dict):
         raise Fault(
             "Missing required parameter: 'response_format.json_schema.schema'.",

@@ -17,7 +17,8 @@ import pytest
 from aiohttp import web
 
 from engines.batcher import Closed, QueueFull, RunFailed
-from engines.serve import MAX_BODY, Health, Listener, LoadError, Piece, Served, run
+from engines.listener import Listener
+from engines.serve import MAX_BODY, Health, LoadError, Piece, Served, run
 from gateway import wire
 
 CHAT = "/v1/chat/completions"
