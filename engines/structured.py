@@ -235,7 +235,10 @@ def _target(ref: str, root: JsonObject) -> JsonObject:
 
 
 def _object_of(root: JsonObject) -> JsonObject:
-    found, _ = _without_null(_resolved(root, root), root)
+    resolved = _resolved(root, root)
+    if "anyOf" in resolved and "properties" in resolved:
+        raise _fault("its root uses 'anyOf' beside 'properties'")
+    found, _ = _without_null(resolved, root)
     if not _is_type(found, "object") or not isinstance(found.get("properties"), dict) or not found["properties"]:
         raise _fault("its root must be an object with properties")
     if blocked := _first(found, UNFILLABLE_ROOT):

@@ -75,6 +75,11 @@ def schema(properties: dict[str, Any], required: list[str] | None = None, defs: 
             id="lengths and descriptions",
         ),
         pytest.param(schema({"a": {"$ref": "#/$defs/x~1y"}}, defs={"x/y": STRING}), {"a": "a cat"}, id="escapes"),
+        pytest.param(
+            schema({"a": {"allOf": [{"$ref": "#/$defs/T"}], "title": "A"}}, defs={"T": STRING}),
+            {"a": "a cat"},
+            id="a reference in an allOf of one",
+        ),
     ],
 )
 def test_a_schema_that_a_caption_fills(asked: dict[str, Any], filled: dict[str, Any]) -> None:
@@ -97,6 +102,14 @@ def test_of_several_strings_the_best_named_one_carries(names: list[str]) -> None
 @pytest.mark.parametrize(
     ("asked", "reason"),
     [
+        pytest.param({**schema({"a": STRING}), "required": 5}, "'required' must be a list", id="required is no list"),
+        pytest.param({**schema({"a": STRING}), "anyOf": [{"required": ["b"]}]}, "'anyOf'", id="choices at the root"),
+        pytest.param({**schema({"a": STRING}), "patternProperties": {"^a": {}}}, "'patternProperties'", id="patterns"),
+        pytest.param({**schema({"a": STRING}), "dependencies": {"a": ["b"]}}, "'dependencies'", id="dependencies"),
+        pytest.param(
+            schema({"a": STRING, "n": {"type": "integer", "default": "many"}}), "not of its type", id="a wrong default"
+        ),
+        pytest.param(schema({"a": {**STRING, "maxLength": True}}), "'maxLength'", id="a length that is no number"),
         pytest.param({"type": "array", "items": STRING}, "its root must be an object", id="an array"),
         pytest.param({}, "its root must be an object", id="nothing"),
         pytest.param({"type": "object"}, "its root must be an object with properties", id="no properties"),

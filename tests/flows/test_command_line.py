@@ -70,6 +70,33 @@ def test_caption_prints_json_lines(tmp_path: Path, known: Known) -> None:
     assert done.returncode == 1
 
 
+def test_caption_reads_no_more_than_it_may_and_speaks_of_files(tmp_path: Path) -> None:
+    """What has no end is refused at the limit, what has no name in UTF-8 is named all the same."""
+    odd = os.fsdecode(b"bad\xff.html")
+    (tmp_path / odd).write_bytes(b"<!doctype html>")
+
+    done = altgate("caption", "--json", "/dev/zero", odd, cwd=tmp_path)
+
+    endless, page = map(json.loads, done.stdout.splitlines())
+    assert "20 MiB" in endless["error"]
+    assert "HTML" in page["error"]
+    assert "messages[0]" not in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_caption_whose_reader_leaves_ends_in_order(tmp_path: Path, known: Known) -> None:
+    """`altgate caption … | head -1` leaves neither a traceback nor an engine nor a folder behind."""
+    (tmp_path / "a.png").write_bytes(known[0][0])
+    command = f"{sys.executable} -m gateway.cli caption --json a.png a.png a.png a.png | head -1"
+    environ = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+
+    done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=True, env=environ)
+
+    assert json.loads(done.stdout)["caption"] == known[0][1]
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("altgate-*"))
+
+
 def test_caption_with_an_unknown_model_names_the_nearest(tmp_path: Path) -> None:
     """The same sentence as over HTTP."""
     (tmp_path / "a.png").write_bytes(pictures.png(SCENES[0]))
@@ -77,7 +104,7 @@ def test_caption_with_an_unknown_model_names_the_nearest(tmp_path: Path) -> None
     done = altgate("caption", "--model", "dmeo", "a.png", cwd=tmp_path)
 
     assert done.returncode == 1
-    assert "Did you mean 'demo'?" in done.stderr
+    assert "Did you mean 'demo'? `altgate models` lists" in done.stderr
 
 
 def test_caption_with_a_hub_that_cannot_be_reached_says_what_to_do(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import gzip
 import http.client
 import json
 import random
+import signal
 import socket
 from typing import Any
 from urllib.parse import urlsplit
@@ -274,6 +275,19 @@ def test_a_body_that_does_not_arrive_is_408(tmp_path_factory: pytest.TempPathFac
         assert "Traceback" not in impatient.log.read_text()
 
 
+def test_what_a_shutdown_cuts_off_is_told(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A request that cannot finish within the limit gets an error in OpenAI's shape, and the server ends in order."""
+    settings = '[server]\nshutdown_timeout = "1s"\n[engines]\npreload = []'
+    with running_server(tmp_path_factory.mktemp("ending"), settings=settings) as ending:
+        with stalled(ending) as connection:
+            ending.process.send_signal(signal.SIGTERM)
+            answer = connection.makefile("rb").read()
+        ending.process.wait(timeout=30)
+
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b"shutting down" in answer
+
+
 def stalled(server: Server) -> socket.socket:
     """A connection on which half a body has been sent, and the server has begun to read it."""
     address = urlsplit(server.root)
@@ -308,5 +322,6 @@ def test_an_engine_that_cannot_load_is_503_with_the_reason(tmp_path_factory: pyt
         assert "'broken' cannot be served" in answer.error["message"]
         assert str(folder) not in answer.error["message"]
         assert int(answer.headers["retry-after"]) >= 1
+        assert answer.headers["x-should-retry"] == "false"
         assert "its last lines" in broken.log.read_text()
         assert chat(broken, model="broken", stream=True).status == 503

@@ -1,6 +1,8 @@
 """Paths, methods and headers that clients and probes use."""
 
+import socket
 import time
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -77,6 +79,34 @@ def test_every_answer_has_an_id_and_its_time(server: Server, method: str, path: 
 
     assert headers["x-request-id"].startswith("req_")
     assert int(headers["openai-processing-ms"]) >= 0
+
+
+@pytest.mark.parametrize("segments", [1, 2])
+@pytest.mark.parametrize("protocol", ["h2c", "websocket"])
+def test_an_offered_upgrade_is_ignored(server: Server, protocol: str, segments: int) -> None:
+    """Java's client offers HTTP/2 with every first request; it is answered as if it had not, its body included."""
+    body = b'{"model": "demo", "messages": [{"role": "user", "content": "Hi"}]}'
+    head = (
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nconnection: Upgrade, HTTP2-Settings\r\n"
+        f"upgrade: {protocol}\r\nhttp2-settings: AAEAAEAAAAIA\r\ncontent-length: {len(body)}\r\n\r\n"
+    ).encode()
+    address = urlsplit(server.root)
+    with socket.create_connection((address.hostname, address.port)) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for segment in (head, body) if segments == 2 else (head + body,):
+            connection.sendall(segment)
+        connection.settimeout(30)
+        answer = connection.recv(65536)
+        while b"describes pictures" not in answer and (more := connection.recv(65536)):
+            answer += more
+
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"describes pictures" in answer
+
+
+def test_405_says_what_is_allowed(server: Server) -> None:
+    """As HTTP wants it."""
+    assert "POST" in send(server, "GET", "/v1/chat/completions").headers["allow"]
 
 
 def test_an_answer_has_everything_that_openais_has(server: Server) -> None:

@@ -111,6 +111,9 @@ def test_a_model_of_ones_own_is_added(tmp_path: Path) -> None:
         ('[cache]\nredis = "localhost:6379"', ["altgate.toml", "redis", "redis://localhost:6379/0"]),
         ("[server]\nheartbeat = 0", ["altgate.toml", "server.heartbeat", "above zero"]),
         ("[images]\nallowed_ports = [0]", ["altgate.toml", "images.allowed_ports"]),
+        ('[models.demo]\nargs = { uds = "/x" }', ["altgate.toml", "models.demo", "'uds'"]),
+        ('[models.ours]\nengine = "blip"\nsource = ""', ["altgate.toml", "models.ours", "source"]),
+        ('[models."a b"]\nengine = "blip"\nsource = "x"', ["'a b'", "digits"]),
         ("[server", ["altgate.toml", "TOML"]),
     ],
 )
@@ -129,7 +132,13 @@ def test_a_file_that_is_not_there_is_a_fault(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "environ", [{"ALTGATE_PORT": "1"}, {"ALTGATE_SERVER__PROT": "1"}, {"ALTGATE_SERVER__PORT": "x"}]
+    "environ",
+    [
+        {"ALTGATE_MODELS__DEMO__SOURCE": "/x"},
+        {"ALTGATE_PORT": "1"},
+        {"ALTGATE_SERVER__PROT": "1"},
+        {"ALTGATE_SERVER__PORT": "x"},
+    ],
 )
 def test_faults_in_the_environment_are_told_as_such(tmp_path: Path, environ: dict[str, str]) -> None:
     """A typing slip in a variable's name never passes silently."""

@@ -204,6 +204,24 @@ async def test_a_probe_that_breaks_is_a_failed_start(caplog: pytest.LogCaptureFi
     assert "secret" in caplog.text
 
 
+async def test_a_child_that_hangs_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was ready and answers no more is killed and started again."""
+    monkeypatch.setattr("gateway.process.WATCH_EVERY", 0.02)
+    hanging: set[int | None] = set()
+
+    async def probe() -> Health | None:
+        return None if child.pid in hanging else Health(ready=True)
+
+    async with process(FOREVER, probe) as child:
+        await child.ensure_ready(30)
+        first = child.pid
+        assert first is not None
+        hanging.add(first)
+        await replaced(child, first)
+
+        assert child.pid not in hanging
+
+
 async def test_a_flood_of_output_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
     """A child that prints megabytes without a line's end neither blocks nor fills our memory."""
     async with process(python("import sys; print('x' * 5_000_000, flush=True); sys.stdin.read()")) as child:

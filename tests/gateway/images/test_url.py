@@ -207,6 +207,7 @@ def test_redirects_are_joined(location: str, expected: str) -> None:
         "", "http://good.example/", "HTTP://good.example/", "file:///etc/passwd", "ftp://good.example/", "data:,x",
         "https://user:pw@good.example/", "//user@good.example/", "https:c.png", "/a b", "\\\\127.0.0.1\\", "/\\evil",
         "https://good.example:22/", "//good.example:22/", "javascript:alert(1)", "//0x7f.1/", "/\r\nSet-Cookie: a=b",
+        "//[", "//[x]/", "//a]b/",
     ],
 )  # fmt: skip
 def test_redirects_keep_to_the_grammar(location: str) -> None:
