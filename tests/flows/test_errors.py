@@ -262,7 +262,7 @@ def test_a_page_of_this_machine_is_served(server: Server, origin: str) -> None:
 
 def test_a_body_that_does_not_arrive_is_408(tmp_path_factory: pytest.TempPathFactory) -> None:
     """An upload that stalls gives its place back and loses its connection; one that breaks off is no error of ours."""
-    settings = '[server]\nbody_timeout = "200ms"\nmax_requests = 1\n[engines]\npreload = []'
+    settings = '[server]\nbody_timeout = "2s"\nmax_requests = 1\n[engines]\npreload = []'
     with running_server(tmp_path_factory.mktemp("stalled"), settings=settings) as impatient:
         with stalled(impatient) as connection:
             answer = connection.makefile("rb").read()
