@@ -76,7 +76,8 @@ def respond(request: Request[Any, Any, Any], error: Exception) -> Response[bytes
 def _ours(request: Request[Any, Any, Any], error: Exception) -> GatewayError:
     if isinstance(error, GatewayError):
         if error.__cause__ is not None:
-            log.info("%s: %s, because of %r", _id(request), error.code, error.__cause__)
+            # Its kind alone: a library's own words may hold the URL that a client sent, with the secrets in its query.
+            log.info("%s: %s, because of %s", _id(request), error.code, type(error.__cause__).__name__)
         return error
     status = error.status_code if isinstance(error, HTTPException) else 500
     path = request.scope["path"]

@@ -39,7 +39,6 @@ class RequestId:
         started = time.perf_counter()
         request_id = f"req_{uuid.uuid4().hex}"
         scope.setdefault("state", {})["request_id"] = request_id
-
         begun = False
 
         async def stamped(message: Message) -> None:

@@ -84,6 +84,23 @@ def test_a_url_that_must_not_be_fetched_is_refused(server: Server, url: str) -> 
     assert "s3cret" not in answer.error["message"]
 
 
+@pytest.mark.parametrize(
+    "host", ["nothing.invalid", "10.0.0.1", "localhost", "user:s3cret@example.org", "example.org:22"]
+)
+def test_the_log_of_a_failed_download_names_its_kind_and_no_secret(server: Server, host: str) -> None:
+    """Neither the query nor a login of a URL is ever written, nor is any of a picture or a key."""
+    url = f"http://{host}/a.png?token=s3cret"
+    pairs = [[message(url, text=None)], [message(url, data_url(PNG))]]
+    answers = [chat(server, {"authorization": "Bearer s3cret"}, messages=messages) for messages in pairs]
+
+    for answer in answers:
+        wait_for_log(server, f"ms {answer.headers['x-request-id']}")
+    log = server.log.read_text()
+    assert all(answer.status == 400 for answer in answers)
+    assert "s3cret" not in log
+    assert data_url(PNG)[-40:] not in log
+
+
 def test_two_pictures_are_refused_before_any_is_read(server: Server) -> None:
     """The second one is named; the model takes one."""
     answer = chat(server, messages=[message(data_url(PNG), "http://nothing.invalid/")])
