@@ -39,7 +39,7 @@ NOT_IN_KEY = {
 
 REDIS_PATIENCE = 0.05  # seconds: the most that a request may lose to a Redis that is gone
 REDIS_PROBE_EVERY = 1.0  # seconds
-MAX_CONNECTIONS = 64
+MAX_CONNECTIONS = 16  # opening one costs a millisecond, and a burst must not spend its patience on it
 MAX_WRITES_WAITING = 256
 LAST_WRITES = 1.0  # seconds: what is queued may take that long when the store closes
 MAX_VALUE = 2**20  # bytes
