@@ -206,7 +206,8 @@ async def test_a_running_batch_learns_who_has_gone_and_ends_when_all_have(
     stayer.close()
     run.allow()
     assert await asyncio.to_thread(run.closed.wait, 10)
-    assert len(run.seen_gone) == 4
+    # The worker looks after each step: it may see that all have gone before the step allowed last, or after it.
+    assert len(run.seen_gone) in (3, 4)
 
 
 async def test_a_failure_reaches_everyone_in_the_batch_and_the_worker_goes_on(
