@@ -19,7 +19,8 @@ import msgspec
 from msgspec import Struct
 
 from gateway import __version__, wire
-from gateway.config import CacheConfig, Model
+from gateway.catalogue import Model
+from gateway.config import CacheConfig
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -35,6 +36,8 @@ NOT_IN_KEY = {
     "aliases": "other names of one model",
     "licence": "for people",
     "description": "for people",
+    "memory": "for people",
+    "api_key_env": "it says who asks the other server, not what",
 }
 
 REDIS_PATIENCE = 0.05  # seconds: the most that a request may lose to a Redis that is gone
@@ -67,7 +70,7 @@ def key(request: wire.ChatRequest, *, model: Model, digests: Sequence[str], prom
     fields = {name: value for name, value in msgspec.to_builtins(request).items() if name not in NOT_IN_KEY}
     turns = msgspec.to_builtins(request.messages)
     pictures = iter(digests)
-    for part in (part for turn in turns for part in turn["content"] if part["type"] == "image_url"):
+    for part in (part for turn in turns for part in turn.get("content", ()) if part["type"] == "image_url"):
         part["image_url"]["url"] = next(pictures)
     loaded = {name: value for name, value in msgspec.structs.asdict(model).items() if name not in NOT_IN_KEY}
     # JSON with sorted keys is typed and unambiguous: no two different requests have one text.

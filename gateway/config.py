@@ -8,28 +8,18 @@ import difflib
 import re
 import tomllib
 from collections.abc import Mapping
-from importlib.util import find_spec
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
 
+from gateway.catalogue import MODEL_NAME, Model, ModelConfig, models
+from gateway.values import Bytes, ConfigError, Seconds, from_text
+
 DEFAULT_FILE = Path("altgate.toml")
 ENVIRONMENT_PREFIX = "ALTGATE_"
-
-
-class ConfigError(Exception):
-    """The configuration cannot be used. The message names the place, the key and the remedy."""
-
-
-class Seconds(float):
-    """A duration, written as a number of seconds or with a unit: "250ms", "10s", "5m", "24h", "7d"."""
-
-
-class Bytes(int):
-    """A size, written as a number of bytes or with a unit: "64KiB", "20MB", "1GiB"."""
 
 
 class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -76,69 +66,31 @@ class CacheConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class EnginesConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How engines are started and how long one waits for them."""
+    """How engines are started, how many may be loaded at once and how long one waits for them.
+
+    `idle_timeout` unloads an engine that has had nothing to do for so long; None keeps it.
+    """
 
     preload: tuple[str, ...] = ("demo",)
+    max_loaded: Annotated[int, Meta(ge=1)] = 1
+    idle_timeout: Seconds | None = None
     cold_start_wait: Seconds = Seconds(120)
     start_timeout: Seconds = Seconds(1800)
     request_timeout: Seconds = Seconds(300)
 
 
-EngineKind = Literal["blip"]
-PICTURE_SIZE: Mapping[EngineKind, int] = {"blip": 384}  # pixels a side, where neither catalogue nor configuration says
-Argument = str | int | float | bool
-RESERVED_ARGUMENTS = {"model", "source", "revision", "uds", "host", "port", "exit-on-stdin-eof"}
-
-
-class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A model in the catalogue or in the configuration; what is absent comes from the catalogue."""
-
-    engine: EngineKind | None = None
-    source: str | None = None
-    revision: str | None = None
-    licence: str | None = None
-    description: str | None = None
-    aliases: tuple[str, ...] | None = None
-    picture_size: Annotated[int, Meta(ge=1)] | None = None
-    max_pictures: Annotated[int, Meta(ge=1)] | None = None
-    max_model_len: Annotated[int, Meta(ge=1)] | None = None
-    args: dict[str, Argument] | None = None
-
-    def __post_init__(self) -> None:
-        if self.source == "":
-            raise ValueError("source: a folder or a hub name is wanted")
-        if reserved := sorted(RESERVED_ARGUMENTS & set(self.args or {})):
-            raise ValueError(f"args: '{reserved[0]}' is set by the gateway itself")
-
-
-class Model(Struct, frozen=True, kw_only=True):
-    """A model that can be asked for.
-
-    `source` is a folder or a hub name, `picture_size` the side in pixels of what the model sees (None: any size),
-    `args` the engine's own options.
-    """
-
-    name: str
-    engine: EngineKind
-    source: str
-    revision: str = "main"
-    licence: str = "unknown"
-    description: str = ""
-    aliases: tuple[str, ...] = ()
-    picture_size: int | None = None
-    max_pictures: int = 1
-    max_model_len: int = 512
-    args: dict[str, Argument] = msgspec.field(default_factory=dict[str, Argument])
-
-
 class Config(Struct, frozen=True, kw_only=True):
-    """Everything that can be set, each part with its own section, and the models by name."""
+    """Everything that can be set, each part with its own section, and the models by name.
+
+    `wanted` names the models that somebody has asked for: configured or preloaded, and not just known.
+    """
 
     server: ServerConfig
     images: ImagesConfig
     cache: CacheConfig
     engines: EnginesConfig
     models: tuple[Model, ...]
+    wanted: frozenset[str]
 
 
 class _Sections(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -181,19 +133,12 @@ def load(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, Mapp
         images=sections.images,
         cache=sections.cache,
         engines=sections.engines,
-        models=_models(sections.models, layers[0][0]),
+        models=models(sections.models, layers[0][0]),
+        wanted=frozenset([*sections.models, *sections.engines.preload]),
     )
     _check_names(config)
     _check_host(config.server.host)
     return config
-
-
-def catalogue_file() -> Path:
-    """The catalogue of known models, found without importing any engine."""
-    spec = find_spec("engines")
-    if spec is None or spec.origin is None:
-        raise ConfigError("The package `engines` is not installed beside `gateway`. Install altgate as a whole.")
-    return Path(spec.origin).parent / "catalog.toml"
 
 
 def _file_layer(file: Path | None) -> tuple[str, Table]:
@@ -255,7 +200,7 @@ def _read(table: Table, origin: str) -> _Sections:
 
 def _convert(table: object, kind: type[T], origin: str, place: str) -> T:
     try:
-        return msgspec.convert(table, kind, dec_hook=_units)
+        return msgspec.convert(table, kind, dec_hook=from_text)
     except (msgspec.ValidationError, ValueError) as error:
         raise ConfigError(_explain(str(error), origin, place)) from None
 
@@ -283,66 +228,6 @@ def _known_keys(path: str) -> tuple[str, ...]:
     return parts.get(path, ModelConfig.__struct_fields__)
 
 
-MODEL_NAME = re.compile(r"[A-Za-z0-9][\w.:/@+-]{0,199}", re.ASCII)
-_DURATION = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
-_SIZE = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-_QUANTITY = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<unit>[A-Za-z]*)")
-
-
-def _units(kind: type, value: object) -> object:
-    if kind is Seconds:
-        return Seconds(_quantity(value, _DURATION, "s", 'a duration such as "250ms", "10s" or "24h"'))
-    if kind is Bytes:
-        return Bytes(_quantity(value, _SIZE, "B", 'a size such as "64KiB" or "20MB"'))
-    raise ValueError(f"no values of {kind.__name__} can be read")
-
-
-def _quantity(value: object, units: Mapping[str, float], plain: str, wanted: str) -> float:
-    found = _QUANTITY.fullmatch(str(value).strip())
-    if isinstance(value, bool) or found is None or (found["unit"] or plain) not in units:
-        raise ValueError(f"expected {wanted}, got {value!r}")
-    quantity = float(found["number"]) * units[found["unit"] or plain]
-    if quantity == 0:
-        raise ValueError(f"expected {wanted} above zero, got {value!r}")
-    return quantity
-
-
-def _models(configured: Mapping[str, ModelConfig], origin: str) -> tuple[Model, ...]:
-    catalogue = _catalogue()
-    names = [*catalogue, *(name for name in configured if name not in catalogue)]
-    return tuple(_model(name, catalogue.get(name), configured.get(name), origin) for name in names)
-
-
-def _catalogue() -> dict[str, ModelConfig]:
-    file = catalogue_file()
-    entries = msgspec.toml.decode(file.read_bytes(), type=dict[str, ModelConfig])
-    return {name: _bundled(entry, file.parent) for name, entry in entries.items()}
-
-
-def _bundled(entry: ModelConfig, folder: Path) -> ModelConfig:
-    """A source that begins with "./" lies in the package."""
-    if entry.source is None or not entry.source.startswith("./"):
-        return entry
-    return msgspec.structs.replace(entry, source=str(folder / entry.source.removeprefix("./")))
-
-
-def _model(name: str, known: ModelConfig | None, configured: ModelConfig | None, origin: str) -> Model:
-    fields: Table = {"name": name}
-    for entry in (known, configured):
-        if entry is not None:
-            fields |= {key: value for key, value in msgspec.structs.asdict(entry).items() if value is not None}
-    for key in ("engine", "source"):
-        if key not in fields:
-            raise ConfigError(
-                f"{origin}: 'models.{name}' is not in the catalogue and has no '{key}'. "
-                'Add engine = "blip" and source = "a folder or a hub name".'
-            )
-    if str(fields["source"]).startswith("~"):
-        fields["source"] = str(Path(fields["source"]).expanduser())
-    fields.setdefault("picture_size", PICTURE_SIZE[fields["engine"]])
-    return Model(**fields)
-
-
 def _check_names(config: Config) -> None:
     names = {name for model in config.models for name in (model.name, *model.aliases)}
     if len(names) != sum(1 + len(model.aliases) for model in config.models):
@@ -353,7 +238,13 @@ def _check_names(config: Config) -> None:
         raise ConfigError(
             f"models: the name {odd!r} cannot be used. Letters, digits and any of . _ : / @ + - are well."
         )
-    for name in config.engines.preload:
+    preload, places = config.engines.preload, config.engines.max_loaded
+    if len(preload) > places:
+        raise ConfigError(
+            f"'engines.preload' names {len(preload)} models, but 'engines.max_loaded' lets {places} be loaded at once. "
+            "Raise max_loaded, or preload fewer."
+        )
+    for name in preload:
         if name not in names:
             near = difflib.get_close_matches(name, names, n=1)
             hint = f" Did you mean '{near[0]}'?" if near else ""

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from msgspec import Struct
 
-from gateway.config import Model
+from gateway.catalogue import Model
 from gateway.errors import ModelNotFound
 
 PRESET_MARK = ":"

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from gateway import cache, wire
 from gateway.cache import MemoryStore, RedisStore, Stored
-from gateway.config import Model
+from gateway.catalogue import Model
 from tests.services import Redis, running_redis
 
 MODEL = Model(name="demo", engine="blip", source="x")
@@ -33,8 +33,9 @@ OTHER_VALUES: dict[str, Any] = {
     "logit_bias": {"5": 1},
     "logprobs": True,
     "top_logprobs": 3,
-    "tools": [{"type": "function"}],
-    "tool_choice": "auto",
+    "tools": [{"function": {"name": "g"}}],
+    "tool_choice": "required",
+    "parallel_tool_calls": False,
     "altgate": {"prefix": "a photo of"},
     "response_format": {"type": "json_object"},
     "messages": [{"role": "user", "content": "bye"}],
@@ -56,9 +57,10 @@ def stored(name: str, words: str = "a cat") -> Stored:
 
 def test_every_field_of_a_request_is_in_the_key_or_excused() -> None:
     """A field that is added to requests is in the key without anyone thinking of it, unless it is excused by name."""
+    plain: dict[str, Any] = {"tools": [{"function": {"name": "f"}}]}
     for field in wire.ChatRequest.__struct_fields__:
         if field not in cache.NOT_IN_KEY or field == "messages":
-            assert key({field: OTHER_VALUES[field]}) != key({}), field
+            assert key(plain | {field: OTHER_VALUES[field]}) != key(plain), field
 
 
 @pytest.mark.parametrize("fields", [{"stream": True}, {"stream_options": {"include_usage": True}}, {"user": "x"}])
@@ -81,6 +83,8 @@ OTHER_MODEL: dict[str, Any] = {
     "picture_size": 96,
     "max_pictures": 2,
     "max_model_len": 8,
+    "urls": ("http://other:8000/v1",),
+    "special_tokens": ("<other>",),
     "args": {"keep-artefacts": True},
 }
 
@@ -97,6 +101,7 @@ OTHER_TURNS: list[dict[str, Any]] = [
     {"role": "user", "content": "hello", "name": "ann"},
     {"role": "user", "content": "bye"},
     {"role": "user", "content": [{"text": "hel"}, {"text": "lo"}]},
+    {"role": "user", "content": None},
 ]
 
 
@@ -104,6 +109,15 @@ OTHER_TURNS: list[dict[str, Any]] = [
 def test_every_field_of_a_message_is_in_the_key(turn: dict[str, Any]) -> None:
     """Who speaks, under which name, and how the words are cut into parts."""
     assert key({"messages": [turn]}) != key({})
+
+
+def test_calls_and_what_their_results_refer_to_are_in_the_key() -> None:
+    """Two conversations that differ in a tool's arguments alone are two."""
+    calls = [{"id": id_, "function": {"name": "f", "arguments": arguments}} for id_, arguments in ("a1", "a2", "b1")]
+    turns: list[dict[str, Any]] = [{"role": "assistant", "tool_calls": [call]} for call in calls]
+    turns += [{"role": "tool", "content": "x", "tool_call_id": id_} for id_ in "ab"]
+
+    assert len({key({"messages": [turn]}) for turn in turns}) == len(turns)
 
 
 def with_pictures(*urls: str) -> dict[str, Any]:

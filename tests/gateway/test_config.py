@@ -8,7 +8,10 @@ import msgspec
 import pytest
 
 from gateway import config
-from gateway.config import Bytes, ConfigError, Seconds, load
+from gateway.catalogue import Model
+from gateway.config import load
+from gateway.inventory import is_folder
+from gateway.values import Bytes, ConfigError, Seconds, from_text
 
 ROOT = Path(__file__).parents[2]
 SECTIONS: Mapping[str, type[msgspec.Struct]] = {
@@ -17,6 +20,8 @@ SECTIONS: Mapping[str, type[msgspec.Struct]] = {
     "cache": config.CacheConfig,
     "engines": config.EnginesConfig,
 }
+
+UNSET = {"redis", "idle_timeout"}  # what is off has no value, and stands in the example as a comment
 
 
 def written(folder: Path, text: str) -> Path:
@@ -35,8 +40,40 @@ def test_nothing_configured_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert loaded.server.host == "127.0.0.1"
     assert loaded.cache.redis is None
     assert loaded.engines.preload == ("demo",)
-    assert [model.name for model in loaded.models] == ["demo", "blip-base", "blip-large"]
+    assert (loaded.engines.max_loaded, loaded.engines.idle_timeout) == (1, None)
+    assert [model.name for model in loaded.models][:3] == ["demo", "blip-base", "blip-large"]
     assert Path(loaded.models[0].source).is_absolute()
+
+
+def of_engine(kind: str) -> list[Model]:
+    """The models of the catalogue that an engine of that kind serves."""
+    return [model for model in load(None, {}, {}).models if model.engine == kind]
+
+
+def test_every_model_for_vllm_says_what_must_be_known_of_it() -> None:
+    """Its licence, what it takes and what it can: nobody should have to load it to learn that."""
+    models = of_engine("vllm")
+
+    assert len(models) >= 5
+    for model in models:
+        assert not is_folder(model.source)
+        assert "/" in model.source
+        assert model.source in model.aliases
+        assert model.licence != "unknown"
+        assert model.description.endswith(".")
+        assert model.memory is not None
+        assert model.memory >= 10**9
+        assert model.picture_size is not None
+        assert model.max_model_len >= 2048
+        assert model.max_pictures >= 1
+        assert not model.urls
+
+
+def test_every_model_of_the_catalogue_has_a_licence_and_a_description() -> None:
+    """Of whatever kind."""
+    for model in load(None, {}, {}).models:
+        assert model.licence != "unknown", model.name
+        assert model.description.endswith("."), model.name
 
 
 def test_flags_beat_the_environment_beats_the_file(tmp_path: Path) -> None:
@@ -84,6 +121,85 @@ def test_a_model_of_the_catalogue_is_overridden_field_by_field(tmp_path: Path) -
     assert model.args == {"dtype": "float32"}
 
 
+def only(tmp_path: Path, text: str) -> Model:
+    """The last model of a configuration."""
+    return load(written(tmp_path, text), {}, {}).models[-1]
+
+
+def test_an_engines_options_may_be_lists_and_tables(tmp_path: Path) -> None:
+    """Underscores and dashes mean the same; what they hold stays as it is written."""
+    text = """
+        [models.mine]
+        engine = "vllm"
+        source = "org/name"
+        args = { enable_sleep_mode = true, allowed-origins = ["a", "b"], mm_processor_kwargs = { max_pixels = 1 } }
+    """
+
+    assert only(tmp_path, text).args == {
+        "enable-sleep-mode": True,
+        "allowed-origins": ["a", "b"],
+        "mm-processor-kwargs": {"max_pixels": 1},
+    }
+
+
+def test_the_length_of_a_model_may_be_set_by_either_name(tmp_path: Path) -> None:
+    """As ours or as vLLM's own option: the gateway knows it and the engine gets it once."""
+    ours = only(tmp_path, '[models.m]\nengine = "vllm"\nsource = "o/n"\nmax_model_len = 4096')
+    theirs = only(tmp_path, '[models.m]\nengine = "vllm"\nsource = "o/n"\nargs = { max_model_len = 4096 }')
+
+    assert ours == theirs
+    assert (ours.max_model_len, ours.args) == (4096, {})
+
+
+def test_a_model_elsewhere_needs_its_address_alone(tmp_path: Path) -> None:
+    """The other server knows it by our name unless the source says another; the key is named, never written."""
+    text = '[models.far]\nengine = "remote"\nurls = ["http://gpu-1:8001/v1", "https://gpu-2/v1"]\napi_key_env = "KEY"'
+
+    model = only(tmp_path, text)
+
+    assert (model.source, model.api_key_env) == ("far", "KEY")
+    assert model.urls == ("http://gpu-1:8001/v1", "https://gpu-2/v1")
+
+
+def test_what_a_model_is_can_be_told(tmp_path: Path) -> None:
+    """The memory that it takes, its pictures, and the spellings that mean more than text to it."""
+    text = """
+        [models.mine]
+        engine = "vllm"
+        source = "~/weights"
+        memory = "12GB"
+        max_pictures = 3
+        special_tokens = ["<image>", "<|end|>"]
+    """
+
+    model = only(tmp_path, text)
+
+    assert (model.memory, model.max_pictures, model.special_tokens) == (12 * 10**9, 3, ("<image>", "<|end|>"))
+    assert model.source == str(Path.home() / "weights")
+
+
+def test_how_many_are_loaded_and_for_how_long_can_be_set(tmp_path: Path) -> None:
+    """In the file or in the environment."""
+    file = written(tmp_path, '[engines]\nmax_loaded = 2\nidle_timeout = "30m"\npreload = ["demo", "blip"]')
+
+    assert load(file, {}, {}).engines.idle_timeout == 1800.0
+    assert load(file, {"ALTGATE_ENGINES__MAX_LOADED": "3"}, {}).engines.max_loaded == 3
+
+
+@pytest.mark.parametrize("text", ["-1s", "0", "", "1 fortnight", "1e3", "nan", True, None, "10 s s"])
+def test_what_is_no_duration_is_told_with_examples(text: object) -> None:
+    """Nothing is guessed."""
+    with pytest.raises(ValueError, match='"24h"'):
+        from_text(Seconds, text)
+
+
+@pytest.mark.parametrize("text", ["-1", "0B", "1 mib", "1KB1", False, [1]])
+def test_what_is_no_size_is_told_with_examples(text: object) -> None:
+    """Units are spelled one way."""
+    with pytest.raises(ValueError, match='"20MB"'):
+        from_text(Bytes, text)
+
+
 def test_a_model_of_ones_own_is_added(tmp_path: Path) -> None:
     """Anything the engine can load can be given a name."""
     file = written(tmp_path, '[models."our-blip"]\nengine = "blip"\nsource = "/models/ours"')
@@ -115,6 +231,22 @@ def test_a_model_of_ones_own_is_added(tmp_path: Path) -> None:
         ('[models.ours]\nengine = "blip"\nsource = ""', ["altgate.toml", "models.ours", "source"]),
         ('[models."a b"]\nengine = "blip"\nsource = "x"', ["'a b'", "digits"]),
         ("[server", ["altgate.toml", "TOML"]),
+        ("[engines]\nmax_loaded = 0", ["altgate.toml", "engines.max_loaded"]),
+        ('[engines]\nidle_timeout = "soon"', ["altgate.toml", "engines.idle_timeout", "24h"]),
+        ('[engines]\npreload = ["demo", "blip"]', ["engines.preload", "2 models", "engines.max_loaded", "Raise"]),
+        ('[models.x]\nengine = "remote"', ["altgate.toml", "models.x", "urls = ["]),
+        (
+            '[models.x]\nengine = "remote"\nurls = ["gpu-1:8001"]',
+            ["altgate.toml", "models.x", "'gpu-1:8001'", "http://"],
+        ),
+        ('[models.x]\nengine = "remote"\nurls = ["http://me:pw@gpu"]', ["altgate.toml", "models.x", "api_key_env"]),
+        ('[models.x]\nengine = "remote"\nurls = ["http://g/v1"]\nargs = { a = 1 }', ["models.x", "'args'", "started"]),
+        ('[models.demo]\nurls = ["http://g/v1"]', ["models.demo", "'urls'", 'engine = "remote"']),
+        ('[models.demo]\napi_key_env = "KEY"', ["models.demo", "'api_key_env'", 'engine = "remote"']),
+        ("[models.demo]\nargs = { served_model_name = 'x' }", ["models.demo", "'served-model-name'", "gateway itself"]),
+        ('[models.demo]\nmemory = "much"', ["models.demo", "memory", "20MB"]),
+        ("[models.demo]\nmax_pictures = 0", ["models.demo", "max_pictures"]),
+        ('[models.demo]\nspecial_tokens = ["<"]', ["models.demo", "special_tokens"]),
     ],
 )
 def test_a_fault_names_file_key_and_remedy(tmp_path: Path, text: str, words: list[str]) -> None:
@@ -151,8 +283,8 @@ def test_the_example_holds_every_setting_with_its_default(tmp_path: Path) -> Non
     example = ROOT / "altgate.example.toml"
     keys = {name: set(section) for name, section in tomllib.loads(example.read_text()).items()}
 
-    assert keys == {name: set(kind.__struct_fields__) - {"redis"} for name, kind in SECTIONS.items()}
-    assert '# redis = "redis://localhost:6379/0"' in example.read_text()
+    assert keys == {name: set(kind.__struct_fields__) - UNSET for name, kind in SECTIONS.items()}
+    assert all(f"\n# {key} = " in example.read_text() for key in UNSET)
     assert load(example, {}, {}) == load(written(tmp_path, ""), {}, {})
 
 

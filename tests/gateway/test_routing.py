@@ -3,7 +3,7 @@
 import pytest
 
 from gateway import routing
-from gateway.config import Model
+from gateway.catalogue import Model
 from gateway.errors import ModelNotFound
 
 DEMO = Model(name="demo", engine="blip", source="x", aliases=("org/demo-1", "gemma:4b"))

@@ -10,7 +10,8 @@ from contextlib import asynccontextmanager
 import pytest
 from hypothesis import settings
 
-from gateway.config import Bytes, ImagesConfig, Seconds
+from gateway.config import ImagesConfig
+from gateway.values import Bytes, Seconds
 
 Answer = bytes | Callable[[asyncio.StreamWriter], Awaitable[None]]
 MakePng = Callable[..., bytes]

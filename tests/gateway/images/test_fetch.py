@@ -11,10 +11,11 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from gateway.config import ImagesConfig, Seconds
+from gateway.config import ImagesConfig
 from gateway.errors import PictureError
 from gateway.images.connector import BlockedAddressError, Connector, Guard, Lookup, SystemLookup
 from gateway.images.fetch import Fetcher, UnreachableError, is_whole
+from gateway.values import Seconds
 
 from .conftest import Origin
 

@@ -10,10 +10,11 @@ from io import BytesIO
 import pytest
 from PIL import Image
 
-from gateway.config import Bytes, ImagesConfig
+from gateway.config import ImagesConfig
 from gateway.errors import PictureError
 from gateway.images import normalize
 from gateway.images.ingest import Encoded, Ingest
+from gateway.values import Bytes
 
 PARAM = "messages[0].content[1].image_url.url"
 CONFIG = ImagesConfig()
