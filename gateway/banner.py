@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gateway import __version__, inventory
-from gateway.config import Config, Model, catalogue_file
+from gateway.catalogue import Model, catalogue_file
+from gateway.config import Config
 
 
 def text(config: Config, cache: str, port: int) -> str:
@@ -17,6 +18,7 @@ def text(config: Config, cache: str, port: int) -> str:
             f"Altgate {__version__} is listening. Base URL: {base}",
             "",
             *_indented(table([("model", "engine", "device", "state"), *_served(config)])),
+            *_indented(_unserved(config)),
             "",
             f"  cache   {cache}",
             "  key     none needed: any key, or none, is accepted",
@@ -36,12 +38,13 @@ def text(config: Config, cache: str, port: int) -> str:
 
 def models(config: Config) -> str:
     """The table of `altgate models`, with a line below for each that cannot be served."""
-    rows = [("model", "engine", "device", "state", "source", "aliases")]
+    rows = [("model", "engine", "device", "memory", "state", "source", "aliases")]
     rows += [
         (
             model.name,
             model.engine,
             inventory.device(model),
+            f"{model.memory / 10**9:.0f} GB" if model.memory else "",
             inventory.availability(model).state,
             _shown(Path(model.source)) if inventory.is_folder(model.source) else model.source,
             ", ".join(model.aliases),
@@ -59,23 +62,38 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _served(config: Config) -> Iterator[tuple[str, str, str, str]]:
     for model in config.models:
-        yield model.name, model.engine, inventory.device(model), _state(model, config)
+        found = inventory.availability(model)
+        if found.ok or _is_wanted(model, config):
+            yield model.name, model.engine, inventory.device(model), _state(model, found, config)
 
 
-def _state(model: Model, config: Config) -> str:
-    found = inventory.availability(model)
+def _unserved(config: Config) -> list[str]:
+    """One line for all models that are known, not asked for, and cannot be served here."""
+    count = sum(not inventory.availability(model).ok and not _is_wanted(model, config) for model in config.models)
+    return [f"and {count} that need what is not here: `altgate models` says what"] if count else []
+
+
+def _is_wanted(model: Model, config: Config) -> bool:
+    return bool(config.wanted & {model.name, *model.aliases})
+
+
+def _state(model: Model, found: inventory.Availability, config: Config) -> str:
     if not found.ok:
         return f"cannot be served: {found.state}: {found.remedy}"
     if {model.name, *model.aliases} & set(config.engines.preload):
         return "loading now"
-    return "loads at first use" if found.state != "downloads at first use" else found.state
+    return "loads at first use" if found.state in ("on disk", "downloaded") else found.state
 
 
 def _remedies(config: Config) -> Iterator[str]:
+    """A line for each thing that is missing, with the models that miss it."""
+    missing: dict[tuple[str, str], list[str]] = {}
     for model in config.models:
         found = inventory.availability(model)
         if found.remedy is not None:
-            yield f"\n{model.name}: {found.state}. Remedy: {found.remedy}."
+            missing.setdefault((found.state, found.remedy), []).append(model.name)
+    for (state, remedy), names in missing.items():
+        yield f"\n{', '.join(names)}: {state}. Remedy: {remedy}."
 
 
 def _indented(lines: Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Self
 
 log = logging.getLogger(__name__)
 
-STOP_PATIENCE = 12.0  # seconds; an engine of ours drains for 10
+STOP_PATIENCE = 20.0  # seconds; engines drain for 10, and vLLM takes some more to put its things away
 LAST_WORDS = 1.0  # seconds for what a dead child has printed
 LONGEST_LINE = 2000  # characters
 BLOCK = 65536  # bytes
@@ -69,12 +69,15 @@ class Child:
 
     def kill(self) -> None:
         """Ends it at once, with everything that it started."""
-        self._signal(signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
 
     async def close(self) -> None:
         """Asks it to end, insists after a while, and takes along what it has started and printed."""
         if self.running:
-            self._signal(signal.SIGTERM)
+            # The leader alone: it knows in which order those that it has started are to end.
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGTERM)
             try:
                 async with asyncio.timeout(STOP_PATIENCE):
                     await self.wait()
@@ -85,10 +88,6 @@ class Child:
         await asyncio.wait({self._reading}, timeout=LAST_WORDS)
         self._reading.cancel()
         os.close(self._leash)
-
-    def _signal(self, number: signal.Signals) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(self.pid, number)
 
 
 async def _read(log_end: int, on_line: Callable[[str], None]) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 import click
 
 from gateway import __version__, banner, doctor
-from gateway.config import Config, ConfigError, load
+from gateway.config import Config, load
+from gateway.values import ConfigError
 
 with_config = click.option(
     "--config", "file", type=click.Path(path_type=Path), help="The configuration. [default: altgate.toml, if there]"
@@ -89,10 +90,15 @@ def check(file: Path | None) -> None:
     """Say what is wrong with the configuration or the environment, and how to mend it."""
     well = True
     for finding in doctor.findings(_loaded(file, {})):
-        well = well and finding.remedy is None
-        click.echo(f"ok    {finding.what}" if finding.remedy is None else f"WRONG {finding.what}: {finding.remedy}")
+        wrong = finding.remedy is not None and not finding.optional
+        well = well and not wrong
+        click.echo(_finding(finding, "WRONG" if wrong else "note "))
     if not well:
         sys.exit(1)
+
+
+def _finding(finding: doctor.Finding, mark: str) -> str:
+    return f"ok    {finding.what}" if finding.remedy is None else f"{mark} {finding.what}: {finding.remedy}"
 
 
 def _loaded(file: Path | None, flags: dict[str, dict[str, object]]) -> Config:

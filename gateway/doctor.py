@@ -18,10 +18,11 @@ VERSIONS = "import torch, transformers; print(torch.__version__, transformers.__
 
 
 class Finding(Struct, frozen=True):
-    """One thing looked at; `remedy` is set where it is not well."""
+    """One thing looked at; `remedy` is set where it is not well. What nobody asked for is `optional`."""
 
     what: str
     remedy: str | None = None
+    optional: bool = False
 
 
 def findings(config: Config) -> Iterator[Finding]:
@@ -33,7 +34,8 @@ def findings(config: Config) -> Iterator[Finding]:
     yield _transformers()
     for model in config.models:
         found = inventory.availability(model)
-        yield Finding(f"{model.name}: {found.state}", None if found.ok else found.remedy)
+        optional = not config.wanted & {model.name, *model.aliases}
+        yield Finding(f"{model.name}: {found.state}", None if found.ok else found.remedy, optional)
 
 
 def _port(config: Config) -> Finding:

@@ -3,19 +3,24 @@
 import os
 import secrets
 import shutil
-import sys
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
-from gateway import prompts, routing
+from gateway import inventory, prompts, routing
 from gateway.cache import open_store
 from gateway.captioning import Captioner
-from gateway.config import Config, EnginesConfig, Model
-from gateway.engine import LocalEngine
+from gateway.catalogue import Model
+from gateway.config import Config
+from gateway.engine import Engine
+from gateway.fleet import Fleet
 from gateway.images.fetch import Fetcher
 from gateway.images.ingest import Ingest
+from gateway.launch import command, environment
+from gateway.local import LocalEngine
+from gateway.remote import RemoteEngine
 
 
 class Parts:
@@ -26,8 +31,9 @@ class Parts:
         self._store = open_store(config.cache)
         self._fetcher = Fetcher(config.images)
         self._ingest = Ingest(self._fetcher, config.images)
+        self._fleet = Fleet(max_loaded=config.engines.max_loaded, idle_timeout=config.engines.idle_timeout)
         self._engines = {
-            model.name: _engine(model, str(self._folder / f"{number}.sock"), config.engines)
+            model.name: self._engine(model, str(self._folder / f"{number}.sock"), config)
             for number, model in enumerate(config.models)
         }
         self.captioner = Captioner(
@@ -47,41 +53,23 @@ class Parts:
             await stack.enter_async_context(self._store)
             await stack.enter_async_context(self._fetcher)
             await stack.enter_async_context(self._ingest)
+            await stack.enter_async_context(self._fleet)
             for engine in self._engines.values():
                 await stack.enter_async_context(engine)
             yield self.captioner
 
-
-def _engine(model: Model, socket: str, config: EnginesConfig) -> LocalEngine:
-    return LocalEngine(
-        model.name,
-        _command(model, socket),
-        socket,
-        environ=_environ(os.environ),
-        start_timeout=config.start_timeout,
-        cold_start_wait=config.cold_start_wait,
-        request_timeout=config.request_timeout,
-    )
-
-
-def _command(model: Model, socket: str) -> list[str]:
-    """How an engine of any kind is started: its module, the model's section and the socket's path."""
-    given = {key: value for key, value in model.args.items() if value is not False}
-    options = [f"--{key}" if value is True else f"--{key}={value}" for key, value in given.items()]
-    return [
-        sys.executable,
-        "-m",
-        f"engines.{model.engine}",
-        f"--model={model.name}",
-        f"--source={model.source}",
-        f"--revision={model.revision}",
-        f"--uds={socket}",
-        "--exit-on-stdin-eof",
-        *options,
-    ]
-
-
-def _environ(environ: Mapping[str, str]) -> dict[str, str]:
-    """The gateway's environment without the gateway's own settings, which may hold secrets."""
-    kept = {name: value for name, value in environ.items() if not name.startswith("ALTGATE_")}
-    return {**kept, "PYTHONUNBUFFERED": "1"}
+    def _engine(self, model: Model, socket: str, config: Config) -> Engine:
+        if model.engine == "remote":
+            return RemoteEngine(model, environ=os.environ, request_timeout=config.engines.request_timeout)
+        return LocalEngine(
+            model.name,
+            command(model, socket, max_pixels=config.images.max_pixels),
+            socket,
+            fleet=self._fleet,
+            environ=environment(config.models, os.environ),
+            start_timeout=config.engines.start_timeout,
+            cold_start_wait=config.engines.cold_start_wait,
+            request_timeout=config.engines.request_timeout,
+            sleeps=model.engine == "vllm" and model.args.get("enable-sleep-mode") is True,
+            obstacle=partial(inventory.obstacle, model),
+        )

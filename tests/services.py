@@ -3,6 +3,7 @@
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -87,6 +88,16 @@ def running_server(folder: Path, *, settings: str = "", environ: Mapping[str, st
     finally:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=30)
+
+
+def engine_socket(server: Server) -> socket.socket:
+    """A connection to the server's only engine, past the gateway."""
+    (pid,) = server.engine_pids()
+    words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    (path,) = (word.removeprefix("--uds=") for word in words if word.startswith("--uds="))
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(path)
+    return connection
 
 
 def _banner(lines: Iterator[str], log: Path) -> str:

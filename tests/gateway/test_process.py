@@ -5,13 +5,14 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from gateway.errors import EngineUnavailable
-from gateway.process import Health, Process, State
+from gateway.process import Health, Probe, Process, State, nothing_missing
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,16 +35,35 @@ async def loading() -> Health:
     return Health(ready=False, phase="weights", progress=0.4)
 
 
-def process(command: Sequence[str], probe: object = healthy, start_timeout: float = 30) -> Process:
+def process(
+    command: Sequence[str],
+    probe: Probe = healthy,
+    *,
+    start_timeout: float = 30,
+    obstacle: Callable[[], str | None] = nothing_missing,
+) -> Process:
     """A process of that command."""
-    return Process("demo", command, probe, start_timeout=start_timeout)  # type: ignore[arg-type]
+    return Process("demo", command, probe, start_timeout=start_timeout, obstacle=obstacle)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Returns when it is so."""
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.005)
 
 
 async def replaced(child: Process, first: int) -> None:
     """Returns when another child is ready in the first one's place."""
-    async with asyncio.timeout(20):
-        while child.pid in (None, first) or child.state is not State.READY:
-            await asyncio.sleep(0.005)
+    await until(lambda: child.pid not in (None, first) and child.state is State.READY)
+
+
+async def killed(child: Process) -> None:
+    """Kills the child, and returns when another is ready in its place."""
+    assert child.pid is not None
+    first = child.pid
+    os.kill(first, signal.SIGKILL)
+    await replaced(child, first)
 
 
 async def test_it_starts_when_it_is_wanted_and_stops_with_its_context() -> None:
@@ -118,27 +138,98 @@ async def test_a_start_that_takes_too_long_is_ended() -> None:
         assert child.pid is None
 
 
-async def test_who_does_not_want_to_wait_is_told_how_far_it_is() -> None:
-    """The wait has an end of its own; the start goes on."""
-    async with process(FOREVER, loading) as child:
-        with pytest.raises(EngineUnavailable, match=r"still loading \(40% done\)") as caught:
-            await child.ensure_ready(0.5)
-
-        assert caught.value.retry_after == 5
-        assert child.state is State.STARTING
-
-
 async def test_a_child_that_dies_is_started_again() -> None:
     """Its death needs nobody's request to be mended, and a request in between waits for the new one."""
     async with process(FOREVER) as child:
         await child.ensure_ready(30)
-        first = child.pid
-        assert first is not None
 
-        os.kill(first, signal.SIGKILL)
-        await replaced(child, first)
+        await killed(child)
 
         assert Path(f"/proc/{child.pid}").exists()
+
+
+async def test_one_that_dies_again_and_again_is_started_with_growing_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first time at once, then after pauses that double; who asks meanwhile waits for it."""
+    monkeypatch.setattr("gateway.process.FIRST_PAUSE", 0.1)
+    took: list[float] = []
+    async with process(FOREVER) as child:
+        await child.ensure_ready(30)
+        for _ in range(4):
+            before = time.monotonic()
+            await killed(child)
+            took.append(time.monotonic() - before)
+        os.kill(child.pid or 0, signal.SIGKILL)
+        await until(lambda: child.state is not State.READY)
+        await child.ensure_ready(30)
+
+    assert [seconds >= 0.75 * 0.1 * 2**number for number, seconds in enumerate(took)][1:] == [True] * 3
+
+
+async def test_one_that_lived_for_long_is_started_at_once_when_it_dies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its earlier failures are forgotten."""
+    monkeypatch.setattr("gateway.process.FIRST_PAUSE", 1000.0)
+    monkeypatch.setattr("gateway.process.LONGEST_PAUSE", 1000.0)
+    monkeypatch.setattr("gateway.process.STEADY_AFTER", 0.0)
+    async with process(FOREVER) as child:
+        await child.ensure_ready(30)
+
+        for _ in range(3):
+            await killed(child)
+
+
+async def test_it_rests_and_is_started_again_when_it_is_wanted() -> None:
+    """Told to rest, its child ends properly; the next who asks gets another one."""
+    async with process(FOREVER) as child:
+        await child.ensure_ready(30)
+        first = child.pid
+        child.rest()
+        await until(lambda: child.state is State.STOPPED)
+        assert child.pid is None
+
+        await child.ensure_ready(30)
+
+        assert child.pid not in (None, first)
+
+
+async def test_one_that_dies_when_it_is_to_rest_is_not_started_again() -> None:
+    """Nobody wants it, so its death is what was asked for."""
+    answering = asyncio.Event()
+    answering.set()
+
+    async def probe() -> Health:
+        await answering.wait()
+        return Health(ready=True)
+
+    async with process(FOREVER, probe) as child:
+        await child.ensure_ready(30)
+        first = child.pid
+        assert first is not None
+        answering.clear()
+        child.rest()
+        os.kill(first, signal.SIGKILL)
+        await until(lambda: not Path(f"/proc/{first}").exists())
+        answering.set()
+        await until(lambda: child.state is State.STOPPED)
+
+        assert child.pid is None
+
+
+async def test_an_obstacle_is_told_and_nothing_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is known not to work is not tried; once the obstacle is gone, who asks after the back-off is served."""
+    monkeypatch.setattr("gateway.process.FIRST_PAUSE", 0.01)
+    obstacles: list[str | None] = ["needs vllm: pip install 'altgate[vllm]'"]
+    code = f"open({str(tmp_path / 'started')!r}, 'w'); import sys; sys.stdin.read()"
+    async with process(python(code), obstacle=lambda: obstacles[-1]) as child:
+        with pytest.raises(EngineUnavailable, match=r"'demo' cannot be served: needs vllm: pip install") as caught:
+            await child.ensure_ready(30)
+        assert (child.state, child.pid, caught.value.heals) == (State.FAILED, None, False)
+        assert not (tmp_path / "started").exists()
+
+        obstacles.append(None)
+        await until(lambda: not child.backing_off)
+        await child.ensure_ready(30)
+
+        assert child.reason is None
 
 
 async def test_a_child_ends_when_the_gateway_is_killed(tmp_path: Path) -> None:
@@ -187,6 +278,38 @@ async def test_what_a_dead_child_started_ends_with_it(tmp_path: Path) -> None:
 
         assert select.select([grandchild], [], [], 20)[0]
         os.close(grandchild)
+
+
+async def test_what_it_has_started_is_ended_by_itself_and_only_then_killed(tmp_path: Path) -> None:
+    """SIGTERM goes to the child alone, which knows the order; what it leaves behind is killed."""
+    grandchild = (
+        "import pathlib, signal, time\n"
+        f"signal.signal(signal.SIGTERM, lambda *_: pathlib.Path({str(tmp_path / 'asked')!r}).touch())\n"
+        f"pathlib.Path({str(tmp_path / 'up')!r}).touch()\n"
+        "while True: time.sleep(1000)\n"
+    )
+    code = (
+        "import pathlib, signal, subprocess, sys, time\n"
+        f"child = subprocess.Popen([sys.executable, '-c', {grandchild!r}])\n"
+        f"def end(*_): pathlib.Path({str(tmp_path / 'ended')!r}).touch(); time.sleep(0.2); sys.exit(0)\n"
+        "signal.signal(signal.SIGTERM, end)\n"
+        f"while not pathlib.Path({str(tmp_path / 'up')!r}).exists(): time.sleep(0.01)\n"
+        f"pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(child.pid))\n"
+        f"pathlib.Path({str(tmp_path / 'ready')!r}).touch()\n"
+        "while True: time.sleep(1000)\n"
+    )
+
+    async def probe() -> Health:
+        return Health(ready=(tmp_path / "ready").exists())
+
+    async with process(python(code), probe) as child:
+        await child.ensure_ready(30)
+        watch = os.pidfd_open(int((tmp_path / "pid").read_text()))
+
+    assert select.select([watch], [], [], 20)[0]
+    os.close(watch)
+    assert (tmp_path / "ended").exists()
+    assert not (tmp_path / "asked").exists()
 
 
 async def test_a_probe_that_breaks_is_a_failed_start(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,0 +1,202 @@
+"""The engines of this machine and the places that they share.
+
+A request takes part in an engine for as long as it lasts. When the engine has no place, the request waits in line for
+one; `turns.decide` says whose turn it is, and here it is done. Engines elsewhere need no place.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Self
+
+from gateway import turns
+from gateway.errors import EngineUnavailable
+from gateway.process import Process, State
+
+_WHERE: dict[State, turns.Whereabouts] = {
+    State.STOPPED: "out",
+    State.FAILED: "out",
+    State.ASLEEP: "out",
+    State.STARTING: "loading",
+    State.READY: "loaded",
+    State.STOPPING: "leaving",
+}
+
+
+class Fleet:
+    """Shares out `max_loaded` places among engines; unloads those idle for `idle_timeout` seconds, None keeps them.
+
+    Use it as an async context manager, around its engines.
+    """
+
+    def __init__(self, *, max_loaded: int, idle_timeout: float | None = None) -> None:
+        self._places = max_loaded
+        self._idle_timeout = idle_timeout
+        self._seats: list[Seat] = []
+        self._next_look: asyncio.TimerHandle | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._next_look is not None:
+            self._next_look.cancel()
+
+    def seat(self, process: Process) -> "Seat":
+        """Takes a process into the fleet, which from now on says when it is loaded."""
+        seat = Seat(process, self._nudge)
+        self._seats.append(seat)
+        return seat
+
+    def _nudge(self) -> None:
+        """Something has changed that may change the plan."""
+        if self._idle_timeout is not None or any(seat.anyone_waits for seat in self._seats):
+            self._share_out()
+
+    def _share_out(self) -> None:
+        """Does what the plan says, at once and again when time will have changed it."""
+        now = time.monotonic()
+        seen = [seat.seen() for seat in self._seats]
+        plan = turns.decide(seen, places=self._places, now=now, idle_timeout=self._idle_timeout)
+        for seat in self._seats:
+            seat.follow(plan)
+        if self._next_look is not None:
+            self._next_look.cancel()
+            self._next_look = None
+        if plan.look_again is not None:
+            self._next_look = asyncio.get_running_loop().call_later(plan.look_again - now, self._share_out)
+
+
+class Seat:
+    """One engine's part in the fleet: who uses it, who waits for it."""
+
+    def __init__(self, process: Process, nudge: Callable[[], None]) -> None:
+        self._process = process
+        self._nudge = nudge
+        self._open = False
+        self._leaving = False
+        self._busy = 0
+        self._line: dict[asyncio.Future[None], float] = {}
+        self._expected = False
+        self._loaded_at = 0.0
+        self._last_used = 0.0
+        process.on_change = self._process_changed
+
+    @asynccontextmanager
+    async def taken(self, wait: float) -> AsyncIterator[None]:
+        """The engine, ready and not to be unloaded while the context lasts.
+
+        Raises:
+            EngineUnavailable: it could not start, or it was not its turn or not ready within `wait` seconds.
+        """
+        deadline = time.monotonic() + wait
+        if self._process.backing_off:
+            raise self._process.unavailable()
+        if self._open and not self._line:
+            self._busy += 1
+        else:
+            await self._call(wait)
+        try:
+            await self._become_ready(deadline - time.monotonic())
+            yield
+        finally:
+            self._busy -= 1
+            self._last_used = time.monotonic()
+            self._nudge()
+
+    @property
+    def anyone_waits(self) -> bool:
+        """Whether a request waits in line for a place."""
+        return any(not called.done() for called in self._line)
+
+    def seen(self) -> turns.Seat:
+        """How it stands now."""
+        return turns.Seat(
+            name=self._process.name,
+            where=self._where,
+            busy=self._busy,
+            waiting_since=min((since for called, since in self._line.items() if not called.done()), default=None),
+            expected=self._expected,
+            loaded_at=self._loaded_at,
+            last_used=self._last_used,
+            load_seconds=self._process.wake_seconds or self._process.load_seconds or 0.0,
+        )
+
+    def follow(self, plan: turns.Plan) -> None:
+        """Does its part of the plan."""
+        name = self._process.name
+        if name in plan.unload:
+            self._open, self._leaving = False, True
+            self._process.rest()
+        elif name in plan.close:
+            self._open = False
+        elif name in plan.load:
+            self._let_in()
+            self._process.want()
+        elif self._where in ("loading", "loaded"):
+            self._let_in()
+
+    @property
+    def _where(self) -> turns.Whereabouts:
+        """Where it is, or is about to be: the process takes a moment to do what it is told."""
+        where = _WHERE[self._process.state]
+        if self._leaving:
+            return "leaving"
+        return "loading" if where == "out" and self._open else where
+
+    async def _call(self, wait: float) -> None:
+        """Waits in line to be let in, which counts as busy.
+
+        Raises:
+            EngineUnavailable: it was not its turn within `wait` seconds.
+        """
+        called: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._line[called] = time.monotonic()
+        self._nudge()
+        try:
+            async with asyncio.timeout(wait):
+                await called
+        except BaseException as error:
+            if called.done() and not called.cancelled():
+                self._busy -= 1  # let in, and gone in the same moment
+            if isinstance(error, TimeoutError):
+                raise self._not_its_turn() from None
+            raise
+        finally:
+            del self._line[called]
+            self._nudge()
+
+    def _not_its_turn(self) -> EngineUnavailable:
+        return EngineUnavailable(
+            f"The model '{self._process.name}' waits for its turn: other models are in use. Try again soon.",
+            retry_after=self._process.expected_seconds(),
+        )
+
+    async def _become_ready(self, wait: float) -> None:
+        try:
+            await self._process.ensure_ready(max(0.0, wait))
+        except EngineUnavailable:
+            self._expected = True
+            raise
+        self._expected = False
+
+    def _let_in(self) -> None:
+        self._open = True
+        for called in self._line:
+            if not called.done():
+                called.set_result(None)
+                self._busy += 1
+
+    def _process_changed(self) -> None:
+        where = _WHERE[self._process.state]
+        if where == "loaded":
+            self._loaded_at = self._last_used = time.monotonic()
+        if where in ("out", "leaving"):
+            self._open = False
+        if where == "out":
+            self._leaving = False
+        self._nudge()

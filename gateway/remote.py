@@ -1,0 +1,323 @@
+"""An engine elsewhere: any server, or several alike, that speaks chat completions over HTTP.
+
+Each server of a model is a replica. A request goes to the least busy one that can be used; one that does not answer its
+probes is set aside until it does, one that fails too often until its breaker lets it try again. A request of which no
+byte has come back, because the connection failed or the server said 503, is tried once more.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from http import HTTPStatus
+from types import TracebackType
+from typing import Self
+
+import aiohttp
+import msgspec
+from msgspec import Struct
+
+from gateway import __version__, inventory, upstream, wire
+from gateway.breaker import Breaker, RetryBudget
+from gateway.catalogue import Model
+from gateway.engine import Status
+from gateway.errors import EngineFault, EngineUnavailable, GatewayError
+from gateway.process import State
+
+log = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT = 5.0  # seconds
+PROBE_EVERY = 5.0
+PROBE_TIMEOUT = 10.0  # generous: a server that works hard answers late, and setting it aside would not help
+KEEP_ALIVE = 4.0  # seconds: less than the 5 of uvicorn, so that it is not the server who closes, just as we send
+CLIENT_ERRORS = range(400, 500)
+UNREACHABLE = (aiohttp.ClientError, UnicodeError)  # the latter of a host's name that no name can be
+
+
+class _ListedModel(Struct, frozen=True):
+    owned_by: str | None = None
+
+
+class _Listing(Struct, frozen=True):
+    """What `/models` answers, as far as it is of use here."""
+
+    data: list[_ListedModel] | None = None
+
+
+_decode_listing = msgspec.json.Decoder(_Listing).decode
+
+
+class Replica:
+    """One server of a model: how busy it is and how well. `trouble` says why it is set aside, or is None."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self.breaker = Breaker()
+        self.in_flight = 0
+        self.probed = False
+        self.trouble: str | None = None
+        self.knows_uuids = False
+        self.next_probe = 0.0
+        self.doubted = asyncio.Event()  # asks for a probe now
+
+    def usable(self, now: float) -> bool:
+        """Whether a request may be sent. Before the first probe nothing speaks against it."""
+        return self.trouble is None and self.breaker.allows(now)
+
+    def usable_at(self) -> float:
+        """The earliest time at which that may change."""
+        return max(self.breaker.paused_until, self.next_probe if self.trouble else 0.0)
+
+
+class RemoteEngine:
+    """The servers of one model. Use it as an async context manager.
+
+    Args:
+        model: what they are and what they call the model.
+        environ: holds the key for them, where the model names its variable.
+        request_timeout: seconds that a request may take, second try included.
+    """
+
+    def __init__(self, model: Model, *, environ: Mapping[str, str], request_timeout: float) -> None:
+        self.name = model.name
+        self._source = model.source
+        self._replicas = [Replica(url) for url in model.urls]
+        self._request_timeout = request_timeout
+        self._obstacle = inventory.obstacle(model, environ)
+        self._key = environ.get(model.api_key_env or "", "").strip()
+        self._last = -1
+        self._retries = RetryBudget()
+        self._session: aiohttp.ClientSession | None = None
+        self._watcher: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE),
+            headers=self._headers(),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            trust_env=False,
+        )
+        if self._obstacle is None:
+            self._watcher = asyncio.create_task(self._watch(), name=f"replicas of {self.name}")
+        else:
+            log.error("%s: cannot be served: %s", self.name, self._obstacle)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.gather(self._watcher, return_exceptions=True)
+        await self._http.close()
+
+    @property
+    def status(self) -> Status:
+        """Ready when a replica can be used, starting until the first has been probed."""
+        now = time.monotonic()
+        usable = [replica for replica in self._replicas if replica.usable(now)]
+        if self._obstacle is not None or not usable:
+            return Status(State.FAILED, reason=self._obstacle or self._troubles())
+        proven = any(replica.probed for replica in usable)
+        return Status(State.READY if proven else State.STARTING, can_serve=proven)
+
+    def want(self) -> None:
+        """Probes every replica now."""
+        for replica in self._replicas:
+            replica.doubted.set()
+
+    async def complete(self, request: wire.ChatRequest, *, wait: float | None = None) -> wire.ChatCompletion:  # noqa: ARG002 - nothing is loaded here
+        """A whole answer. What cannot be had now is refused at once, whatever `wait` says.
+
+        Raises:
+            GatewayError: the servers refused, are not there, failed or took too long.
+        """
+        return await upstream.whole(self._sent(request), self.name)
+
+    def stream(self, request: wire.ChatRequest, *, wait: float | None = None) -> AsyncGenerator[wire.Chunk, None]:  # noqa: ARG002 - nothing is loaded here
+        """The answer as it is made.
+
+        Raises:
+            GatewayError: as `complete`, and also in the middle.
+        """
+        return upstream.streamed(self._sent(request), self.name, self._key)
+
+    @property
+    def _http(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            raise RuntimeError("the engine is used outside its context")
+        return self._session
+
+    def _headers(self) -> dict[str, str]:
+        # A compressed answer could unfold to any size.
+        headers = {"User-Agent": f"altgate/{__version__}", "Accept-Encoding": "identity"}
+        return headers | {"Authorization": f"Bearer {self._key}"} if self._key else headers
+
+    # --- requests ---
+
+    @asynccontextmanager
+    async def _sent(self, request: wire.ChatRequest) -> AsyncIterator[upstream.Response]:
+        """The response of the first or the second replica asked, once its status says that there is an answer."""
+        deadline = time.monotonic() + self._request_timeout
+        self._retries.earn()
+        first = self._pick() if self._obstacle is None else None
+        if first is None:
+            raise self._unavailable()
+        async with AsyncExitStack() as calls:
+            try:
+                response = await calls.enter_async_context(self._call(first, request, deadline))
+            except EngineUnavailable:
+                second = self._pick(rather_not=first)
+                if second is None or not self._retries.spend():
+                    raise
+                response = await calls.enter_async_context(self._call(second, request, deadline))
+            yield response
+
+    @asynccontextmanager
+    async def _call(
+        self, replica: Replica, request: wire.ChatRequest, deadline: float
+    ) -> AsyncIterator[upstream.Response]:
+        """One request to one replica, which bears the outcome.
+
+        Raises:
+            EngineUnavailable: on entering, when no byte came back or the replica said 503: it may be tried again.
+            GatewayError: anything else.
+        """
+        status, verdict = None, None
+        era = replica.breaker.begin()
+        replica.in_flight += 1
+        try:
+            async with await self._post(replica, request, deadline) as response:
+                status = response.status
+                if status != HTTPStatus.OK:
+                    raise await upstream.refusal(response, self.name, self._key)
+                yield response
+            verdict = True
+        except (TimeoutError, *UNREACHABLE, GatewayError) as error:
+            verdict = None if status in CLIENT_ERRORS else False
+            raise self._fault(error, status, replica) from None
+        finally:
+            self._ended(replica, era, verdict)
+
+    async def _post(self, replica: Replica, request: wire.ChatRequest, deadline: float) -> upstream.Response:
+        asked = request if replica.knows_uuids else _without_uuids(request)
+        body = wire.encode(msgspec.structs.replace(asked, model=self._source))
+        left = max(0.001, deadline - time.monotonic())
+        return await upstream.post(self._http, f"{replica.url}/chat/completions", body, _timeout(left))
+
+    def _fault(self, error: Exception, status: int | None, replica: Replica) -> GatewayError:
+        if isinstance(error, GatewayError):
+            return error
+        if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ConnectionTimeoutError):
+            return upstream.too_slow(self.name, self._request_timeout)
+        if status not in (None, HTTPStatus.OK) or _is_garbled(error):
+            return upstream.no_answer(self.name)
+        replica.doubted.set()
+        return EngineUnavailable(f"The connection to the engine of '{self.name}' failed or broke off. Try again.")
+
+    def _ended(self, replica: Replica, era: int, verdict: bool | None) -> None:
+        replica.in_flight -= 1
+        was_closed = replica.breaker.closed
+        replica.breaker.end(era, verdict, time.monotonic())
+        if was_closed and not replica.breaker.closed:
+            log.warning("%s: %s fails too often and is left alone for a while", self.name, replica.url)
+
+    # --- replicas ---
+
+    def _pick(self, rather_not: Replica | None = None) -> Replica | None:
+        now = time.monotonic()
+        usable = {at: replica.in_flight for at, replica in enumerate(self._replicas) if replica.usable(now)}
+        others = {at: in_flight for at, in_flight in usable.items() if self._replicas[at] is not rather_not}
+        chosen = choose(others or usable, self._last)
+        if chosen is None:
+            return None
+        self._last = chosen
+        return self._replicas[chosen]
+
+    def _troubles(self) -> str:
+        """Why no replica can be used, for clients: no host is named."""
+        causes = sorted({replica.trouble or "too many failures" for replica in self._replicas})
+        return f"none of its servers can be used now ({', '.join(causes)})"
+
+    def _unavailable(self) -> EngineUnavailable:
+        if self._obstacle is not None:
+            error = EngineUnavailable(f"The model '{self.name}' cannot be served: {self._obstacle}.")
+            error.heals = False
+            return error
+        left = min(replica.usable_at() for replica in self._replicas) - time.monotonic()
+        return EngineUnavailable(
+            f"The model '{self.name}' cannot be served: {self._troubles()}. They are looked at again and again, so try "
+            "again soon; if it stays so, have them mended.",
+            retry_after=max(1.0, left),
+        )
+
+    async def _watch(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for replica in self._replicas:
+                group.create_task(self._keep_probing(replica))
+
+    async def _keep_probing(self, replica: Replica) -> None:
+        while True:
+            trouble = await self._probe(replica)
+            if trouble is not None and trouble != replica.trouble:
+                log.warning("%s: %s is set aside: %s", self.name, replica.url, trouble)
+            elif trouble is None and (replica.trouble is not None or not replica.probed):
+                log.info("%s: %s can be used", self.name, replica.url)
+            replica.trouble, replica.probed = trouble, True
+            pause = PROBE_EVERY * random.uniform(0.75, 1.0)  # noqa: S311 - no secret hangs on it
+            replica.next_probe = time.monotonic() + pause
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await replica.doubted.wait()
+            replica.doubted.clear()
+
+    async def _probe(self, replica: Replica) -> str | None:
+        """What is wrong with a replica, or None. Learns as well whether it is a vLLM, which remembers pictures."""
+        try:
+            async with self._http.get(
+                f"{replica.url}/models", allow_redirects=False, timeout=_timeout(PROBE_TIMEOUT)
+            ) as response:
+                if response.status != HTTPStatus.OK:
+                    return f"status {response.status}"
+                listing = _decode_listing(await upstream.limited(response))
+        except (TimeoutError, *UNREACHABLE):
+            return "no answer"
+        except (EngineFault, msgspec.DecodeError):
+            return "no list of models"
+        replica.knows_uuids = any(model.owned_by == "vllm" for model in listing.data or ())
+        return None
+
+
+def choose(in_flight: Mapping[int, int], last: int) -> int | None:
+    """The place of the least busy replica, of several the one whose turn it is after `last`; None when there is none.
+
+    `in_flight` has the number of requests under way at each place that can be used.
+    """
+    return min(in_flight, key=lambda place: (in_flight[place], place <= last, place), default=None)
+
+
+def _timeout(total: float) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=total, connect=CONNECT_TIMEOUT)
+
+
+def _is_garbled(error: Exception) -> bool:
+    """Whether something came back that is no HTTP, or only the beginning of it."""
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return not isinstance(error.message, str)
+    return isinstance(error, aiohttp.ClientResponseError)
+
+
+def _without_uuids(request: wire.ChatRequest) -> wire.ChatRequest:
+    """The request without what only vLLM knows: strict servers refuse a field that they do not know."""
+    messages = [
+        msgspec.structs.replace(message, content=[_without_uuid(part) for part in message.content])
+        for message in request.messages
+    ]
+    return msgspec.structs.replace(request, messages=messages)
+
+
+def _without_uuid(part: wire.Part) -> wire.Part:
+    return wire.PicturePart(part.image_url) if isinstance(part, wire.PicturePart) else part
