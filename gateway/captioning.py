@@ -6,24 +6,24 @@ stream    the same, piece by piece
 """
 
 import asyncio
-import base64
 import time
 import uuid
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
-import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
-from gateway import cache, completion, routing, wire
+from gateway import asked, cache, completion, promises, routing, wire
 from gateway.cache import Store, Stored
-from gateway.config import Model
+from gateway.catalogue import Model
+from gateway.directives import NO_DIRECTIVES, Directives
 from gateway.engine import Engine
 from gateway.errors import InvalidRequest
 from gateway.images.ingest import Encoded, Ingest
 from gateway.images.normalize import PIPELINE_VERSION
 from gateway.prompts import Preset
-from gateway.wire import ChatCompletion, ChatRequest, Chunk, ImageURL, Part, PicturePart
+from gateway.wire import ChatCompletion, ChatRequest, Chunk
 
 JSON_PRESET = "alt_text"  # what json_object means, since it brings no schema of its own
 
@@ -31,21 +31,12 @@ CacheResult = Literal["hit", "miss", "bypass"]
 T = TypeVar("T")
 
 
-class Directives(Struct, frozen=True):
-    """What the client's `Cache-Control` asks for."""
-
-    no_cache: bool = False
-    no_store: bool = False
-
-
-NO_DIRECTIVES = Directives()
-
-
 class Job(Struct, frozen=True, kw_only=True):
     """A request made ready.
 
     `asked` is what the engine will be asked, its pictures not yet decoded; `key` is None for an answer that is not
-    kept; `unwrap` names the property whose words are the answer, where a preset was chosen but no object asked for.
+    kept; `unwrap` names the property whose words are the answer, where a preset was chosen but no object asked for;
+    `wait` is how many seconds a load of the engine may take, None for what is configured.
     """
 
     asked: ChatRequest
@@ -56,6 +47,7 @@ class Job(Struct, frozen=True, kw_only=True):
     key: str | None
     cache: CacheResult
     found: Stored | None
+    wait: float | None
 
 
 class Captioner:
@@ -84,15 +76,15 @@ class Captioner:
         """
         route = routing.choose(request.model, self.models, self.presets)
         preset = self._preset(request, route.preset)
-        _check_count(request, route.model)
-        asked = _upstream(request, route.model, preset)
+        question = asked.upstream(request, route.model, preset)
+        promises.ensure_possible(question, route.model)
         pictures = await self._load(request)
-        asked = _without_urls(asked)
-        key = _key(asked, route.model, preset, pictures) if _repeatable(request) and not directives.no_store else None
+        is_kept = _repeatable(request) and not directives.no_store
+        key = _key(question, route.model, preset, pictures) if is_kept else None
         consulted = key if not directives.no_cache else None
         found = await self.store.get(consulted) if consulted else None
         return Job(
-            asked=asked,
+            asked=question,
             model=route.model,
             pictures=pictures,
             head=_head(request, route.model, preset),
@@ -100,6 +92,7 @@ class Captioner:
             key=key,
             cache=("hit" if found else "miss") if consulted else "bypass",
             found=found,
+            wait=directives.wait,
         )
 
     async def answer(self, job: Job) -> ChatCompletion:
@@ -122,11 +115,11 @@ class Captioner:
             for chunk in completion.replayed(job.head, choices, usage):
                 yield chunk
             return
-        asked = msgspec.structs.replace(
+        streamed = replace(
             await self._with_pictures(job), stream=True, stream_options=wire.StreamOptions(include_usage=True)
         )
         gathered = completion.Gathered()
-        chunks = self.engines[job.model.name].stream(asked)
+        chunks = self.engines[job.model.name].stream(streamed, wait=job.wait)
         try:
             async for chunk in chunks:
                 gathered.add(chunk)
@@ -134,8 +127,11 @@ class Captioner:
                     yield completion.restamped(job.head, chunk)
         finally:
             await chunks.aclose()
+        if ends := gathered.close(job.head):
+            yield ends
         choices, usage = gathered.result()
-        self._keep(job, choices, usage)
+        if promises.are_kept(job.asked, choices):  # if not, it is too late to refuse them
+            self._keep(job, choices, usage)
         if job.head.include_usage:
             yield completion.usage_chunk(job.head, usage)
 
@@ -164,8 +160,9 @@ class Captioner:
         if job.found is not None:
             choices, usage = job.found.choices, job.found.usage
         else:
-            made = await self.engines[job.model.name].complete(await self._with_pictures(job))
+            made = await self.engines[job.model.name].complete(await self._with_pictures(job), wait=job.wait)
             choices, usage = made.choices, made.usage
+            promises.ensure_kept(job.asked, choices)
             self._keep(job, choices, usage)
         return ([completion.unwrapped(choice, job.unwrap) for choice in choices] if job.unwrap else choices), usage
 
@@ -175,59 +172,13 @@ class Captioner:
             self._ingest.normalize(picture, floor=job.model.picture_size, param=path)
             for picture, (path, _) in zip(job.pictures, wire.pictures_of(job.asked), strict=True)
         )
-        pictures = iter(await _all(decodes))
-        messages = [
-            msgspec.structs.replace(message, content=[_inlined(part, pictures) for part in message.content])
-            for message in job.asked.messages
-        ]
-        return msgspec.structs.replace(job.asked, messages=messages)
+        digests = [picture.digest for picture in job.pictures]
+        return asked.with_pictures(job.asked, job.model, zip(digests, await _all(decodes), strict=True))
 
     def _keep(self, job: Job, choices: list[wire.Choice], usage: wire.Usage) -> None:
         """Only complete answers are kept."""
-        if job.key is not None and all(choice.finish_reason == "stop" for choice in choices):
+        if job.key is not None and promises.is_complete(choices):
             self.store.put(Stored(cache.VERSION, job.key, choices, usage))
-
-
-def _check_count(request: ChatRequest, model: Model) -> None:
-    """Too many pictures are refused before any is fetched."""
-    pictures = wire.pictures_of(request)
-    if len(pictures) > model.max_pictures:
-        path, _ = pictures[model.max_pictures]
-        count = "one picture" if model.max_pictures == 1 else f"{model.max_pictures} pictures"
-        raise InvalidRequest(
-            f"The model '{model.name}' takes {count} a request, and this one has {len(pictures)}. "
-            "Send a request for each picture.",
-            param=path,
-            code="invalid_value",
-        )
-
-
-def _upstream(request: ChatRequest, model: Model, preset: Preset | None) -> ChatRequest:
-    """What the engine is asked: the preset filled in, and nothing that is only ours to know."""
-    filled = preset.fill(request) if preset else request
-    own_schema = request.response_format is not None and request.response_format.type == "json_schema"
-    prefix = request.altgate.prefix if request.altgate is not None else None
-    return msgspec.structs.replace(
-        filled,
-        model=model.name,
-        stream=None,
-        stream_options=None,
-        response_format=preset.response_format if preset and not own_schema else request.response_format,
-        altgate=wire.AltgateOptions(prefix=prefix) if prefix else None,
-    )
-
-
-def _without_urls(asked: ChatRequest) -> ChatRequest:
-    """The request without what its pictures were written as: their bytes are here, once is enough."""
-    messages = [
-        msgspec.structs.replace(message, content=[_emptied(part) for part in message.content])
-        for message in asked.messages
-    ]
-    return msgspec.structs.replace(asked, messages=messages)
-
-
-def _emptied(part: Part) -> Part:
-    return PicturePart(ImageURL("", part.image_url.detail)) if isinstance(part, PicturePart) else part
 
 
 def _repeatable(request: ChatRequest) -> bool:
@@ -235,9 +186,9 @@ def _repeatable(request: ChatRequest) -> bool:
     return not request.temperature or request.seed is not None
 
 
-def _key(asked: ChatRequest, model: Model, preset: Preset | None, pictures: Sequence[Encoded]) -> str:
+def _key(question: ChatRequest, model: Model, preset: Preset | None, pictures: Sequence[Encoded]) -> str:
     return cache.key(
-        asked,
+        question,
         model=model,
         digests=[picture.digest for picture in pictures],
         prompt=preset.digest if preset else "",
@@ -255,13 +206,6 @@ def _head(request: ChatRequest, model: Model, preset: Preset | None) -> completi
         system_fingerprint=f"{model.revision}-{prompt}-{PIPELINE_VERSION}",
         include_usage=wanted,
     )
-
-
-def _inlined(part: Part, pictures: Iterator[bytes]) -> Part:
-    if not isinstance(part, PicturePart):
-        return part
-    data = base64.b64encode(next(pictures)).decode("ascii")
-    return PicturePart(ImageURL(f"data:image/png;base64,{data}", part.image_url.detail))
 
 
 async def _all(steps: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

@@ -6,13 +6,14 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from litestar import Request, Response, post
+from litestar.datastructures import Headers
 from litestar.exceptions import InternalServerException
 from litestar.handlers import HTTPRouteHandler
 from litestar.response import Stream
 from litestar.types import Receive
 
-from gateway import streaming, wire
-from gateway.captioning import Captioner, Directives, Job
+from gateway import directives, streaming, wire
+from gateway.captioning import Captioner, Job
 from gateway.errors import BodyTimeout, GatewayError, InvalidRequest
 
 PATHS = ["/v1/chat/completions", "/chat/completions"]
@@ -36,9 +37,9 @@ def route(captioner: Captioner, *, heartbeat: float, body_timeout: float) -> HTT
         """Answers a chat completion."""
         body = await received(request, body_timeout)
         asked = decoded(body)
-        directives = _directives(request.headers.get("cache-control", ""))
-        job = await unless_gone(request.receive, captioner.prepare(asked, directives))
-        headers = _headers(job, body)
+        wishes = _wishes(request.headers)
+        job = await unless_gone(request.receive, captioner.prepare(asked, wishes))
+        headers = {**_headers(job, body), **directives.applied(wishes)}
         if not asked.stream:
             answer = await unless_gone(request.receive, captioner.answer(job))
             return Response(wire.encode(answer), media_type="application/json", headers=headers)
@@ -102,9 +103,10 @@ async def _departure(receive: Receive) -> None:
         pass
 
 
-def _directives(cache_control: str) -> Directives:
-    asked = {directive.strip().lower() for directive in cache_control.split(",")}
-    return Directives(no_cache="no-cache" in asked, no_store="no-store" in asked)
+def _wishes(headers: Headers) -> directives.Directives:
+    return directives.read(
+        cache_control=headers.get("cache-control", ""), prefer=",".join(headers.getall("prefer", []))
+    )
 
 
 def _headers(job: Job, body: bytes) -> dict[str, str]:

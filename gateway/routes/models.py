@@ -8,7 +8,7 @@ from litestar.handlers import HTTPRouteHandler
 
 from gateway import routing, wire
 from gateway.captioning import Captioner
-from gateway.config import Model
+from gateway.catalogue import Model
 from gateway.engine import Status
 
 READ = [HttpMethod.GET, HttpMethod.HEAD]

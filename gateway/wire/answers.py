@@ -5,7 +5,7 @@ from typing import Literal
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from gateway.wire.requests import JsonObject
+from gateway.wire.tools import JsonObject, ToolCall, ToolCallDelta
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
@@ -37,13 +37,38 @@ class Usage(Struct, frozen=True):
     completion_tokens_details: CompletionTokensDetails | None = None
 
 
+class TopLogprob(Struct, frozen=True):
+    """A token that might have stood at a place, and the logarithm of its probability."""
+
+    token: str
+    logprob: float
+    bytes: list[int] | None = None
+
+
+class TokenLogprob(Struct, frozen=True):
+    """A token of the answer, the logarithm of its probability, and the likeliest tokens at its place."""
+
+    token: str
+    logprob: float
+    bytes: list[int] | None = None
+    top_logprobs: list[TopLogprob] = msgspec.field(default_factory=list[TopLogprob])
+
+
+class Logprobs(Struct, frozen=True):
+    """How likely each token of the words, or of the refusal, was."""
+
+    content: list[TokenLogprob] | None = None
+    refusal: list[TokenLogprob] | None = None
+
+
 class AssistantMessage(Struct, frozen=True, kw_only=True):
-    """The words of an answer."""
+    """The words of an answer, or the tools that it calls; `content` is None only beside calls or a refusal."""
 
     role: Literal["assistant"] = "assistant"
     content: str | None
     refusal: str | None = None
     annotations: list[JsonObject] = msgspec.field(default_factory=list[JsonObject])
+    tool_calls: list[ToolCall] | UnsetType = UNSET
 
 
 class Choice(Struct, frozen=True, kw_only=True):
@@ -51,7 +76,7 @@ class Choice(Struct, frozen=True, kw_only=True):
 
     index: int
     message: AssistantMessage
-    logprobs: JsonObject | None = None
+    logprobs: Logprobs | None = None
     finish_reason: FinishReason
 
 
@@ -74,6 +99,7 @@ class Delta(Struct, frozen=True, kw_only=True, omit_defaults=True):
     role: Literal["assistant"] | UnsetType = UNSET
     content: str | UnsetType | None = UNSET
     refusal: str | UnsetType | None = UNSET
+    tool_calls: list[ToolCallDelta] | UnsetType = UNSET
 
 
 class ChunkChoice(Struct, frozen=True, kw_only=True):
@@ -81,7 +107,7 @@ class ChunkChoice(Struct, frozen=True, kw_only=True):
 
     index: int
     delta: Delta
-    logprobs: JsonObject | None = None
+    logprobs: Logprobs | None = None
     finish_reason: FinishReason | None = None
 
 
@@ -156,8 +182,6 @@ class Greeting(Struct, frozen=True, kw_only=True):
 
 
 encode = msgspec.json.encode
-decode_completion = msgspec.json.Decoder(ChatCompletion).decode
-decode_chunk = msgspec.json.Decoder(Chunk).decode
 decode_error = msgspec.json.Decoder(ErrorEnvelope).decode
 
 DONE = b"data: [DONE]\n\n"

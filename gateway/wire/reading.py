@@ -4,16 +4,17 @@ Sources: OpenAI's API reference, and the requests of its SDKs and of some dozen 
 """
 
 import re
-from collections.abc import Sequence
-from typing import Annotated, Literal, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
 
 from gateway.wire.requests import (
+    MAX_MESSAGES,
+    MAX_PARTS,
     ChatRequest,
     ImageURL,
-    JsonObject,
     JsonSchema,
     Message,
     Options,
@@ -23,6 +24,9 @@ from gateway.wire.requests import (
     Role,
     TextPart,
 )
+from gateway.wire.tools import JsonObject, NamedTool, Tool, ToolCall
+
+MAX_NESTING = 64  # levels in a tool's parameters: what is decoded here is encoded again, deeper in the stack
 
 T = TypeVar("T")
 
@@ -45,7 +49,7 @@ def decode_request(body: bytes) -> ChatRequest:
     """
     incoming = _decode_incoming(body)
     messages = [_message(message, f"messages[{at}]") for at, message in enumerate(incoming.messages)]
-    fields = {name: getattr(incoming, name) for name in Options.__struct_fields__}
+    fields = {name: getattr(incoming, name) for name in Options.__struct_fields__} | _tool_fields(incoming)
     return ChatRequest(messages=messages, response_format=_response_format(incoming.response_format), **fields)
 
 
@@ -73,8 +77,10 @@ class _IncomingPart(Struct, frozen=True):
 
 class _IncomingMessage(Struct, frozen=True):
     role: Role
-    content: str | list[_IncomingPart] | None = None
+    content: str | Annotated[list[_IncomingPart], Meta(max_length=MAX_PARTS)] | None = None
     name: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
 
 
 class _IncomingFormat(Struct, frozen=True):
@@ -83,7 +89,7 @@ class _IncomingFormat(Struct, frozen=True):
 
 
 class _IncomingRequest(Options, frozen=True, kw_only=True):
-    messages: Annotated[list[_IncomingMessage], Meta(min_length=1)]
+    messages: Annotated[list[_IncomingMessage], Meta(min_length=1, max_length=MAX_MESSAGES)]
     response_format: _IncomingFormat | None = None
 
 
@@ -149,7 +155,13 @@ def _message(message: _IncomingMessage, path: str) -> Message:
             parts = (TextPart(text),)
         case incoming:
             parts = [_part(part, f"{path}.content[{at}]") for at, part in enumerate(incoming)]
-    return Message(role=message.role, content=list(parts), name=message.name)
+    return Message(
+        role=message.role,
+        content=list(parts),
+        name=message.name,
+        tool_calls=(message.tool_calls or None) if message.role == "assistant" else None,
+        tool_call_id=message.tool_call_id if message.role == "tool" else None,
+    )
 
 
 def _part(part: _IncomingPart, path: str) -> Part:
@@ -192,6 +204,53 @@ def _required(value: T | None, path: str) -> T:
     return value
 
 
+_TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+def _tool_fields(incoming: _IncomingRequest) -> dict[str, Any]:
+    """The tools and whatever is said of them. Without tools nothing is: some clients always send a choice."""
+    if not incoming.tools:
+        return {"tools": None, "tool_choice": None, "parallel_tool_calls": None}
+    for at, tool in enumerate(incoming.tools):
+        _ensure_usable(tool, f"tools[{at}].function")
+    choice = incoming.tool_choice
+    if isinstance(choice, NamedTool) and all(tool.function.name != choice.function.name for tool in incoming.tools):
+        raise Fault(
+            f"Invalid value for 'tool_choice': none of 'tools' is called {choice.function.name[:64]!r}.",
+            param="tool_choice",
+            code="invalid_value",
+        )
+    return {}
+
+
+def _ensure_usable(tool: Tool, path: str) -> None:
+    if not _TOOL_NAME.fullmatch(tool.function.name):
+        raise Fault(
+            f"Invalid value for '{path}.name': a name has 1 to 64 letters (a-z, A-Z), digits, '_' and '-'.",
+            param=f"{path}.name",
+            code="invalid_value",
+        )
+    level: list[Any] = [tool.function.parameters]
+    for _ in range(MAX_NESTING):
+        level = [child for node in level for child in _children(node)]
+        if not level:
+            return
+    raise Fault(
+        f"Invalid value for '{path}.parameters': it is nested deeper than {MAX_NESTING} levels. Make it flatter.",
+        param=f"{path}.parameters",
+        code="invalid_value",
+    )
+
+
+def _children(node: object) -> Iterable[Any]:
+    match node:
+        case dict():
+            return node.values()
+        case list():
+            return node
+    return ()
+
+
 def _response_format(incoming: _IncomingFormat | None) -> ResponseFormat | None:
     if incoming is None or incoming.type == "text":
         return None
@@ -206,6 +265,14 @@ def _response_format(incoming: _IncomingFormat | None) -> ResponseFormat | None:
             param="response_format.json_schema.schema",
             code="missing_required_parameter",
         )
-    name = wrapper.get("name") if schema is not wrapper else None
-    plain = {key: value for key, value in schema.items() if key != "$schema"}
-    return ResponseFormat("json_schema", JsonSchema(name if isinstance(name, str) else "response", plain))
+    about: JsonObject = wrapper if schema is not wrapper else {}
+    name, description, strict = (about.get(key) for key in ("name", "description", "strict"))
+    return ResponseFormat(
+        "json_schema",
+        JsonSchema(
+            name if isinstance(name, str) else "response",
+            {key: value for key, value in schema.items() if key != "$schema"},
+            strict if isinstance(strict, bool) else None,
+            description if isinstance(description, str) else None,
+        ),
+    )

@@ -1,16 +1,19 @@
 """What is asked: requests in closed types, as they are inside the gateway and on the way to an engine."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
+from gateway.wire.tools import MAX_TOOLS, JsonObject, Tool, ToolCall, ToolChoice
+
+MAX_MESSAGES = 1000
+MAX_PARTS = 1000  # in one message
 MAX_CHOICES = 8
 MAX_STOPS = 4
 MAX_STOP_LENGTH = 1000
 MAX_LOGIT_BIASES = 300
 
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
-JsonObject = dict[str, Any]
 
 
 class TextPart(Struct, frozen=True, tag_field="type", tag="text"):
@@ -26,21 +29,27 @@ class ImageURL(Struct, frozen=True, omit_defaults=True):
     detail: str | None = None
 
 
-class PicturePart(Struct, frozen=True, tag_field="type", tag="image_url"):
-    """A picture in a message."""
+class PicturePart(Struct, frozen=True, tag_field="type", tag="image_url", omit_defaults=True):
+    """A picture in a message. `uuid` is what an engine may remember it by; ours to set, never read from a client."""
 
     image_url: ImageURL
+    uuid: str | None = None
 
 
 Part = TextPart | PicturePart
 
 
 class Message(Struct, frozen=True, omit_defaults=True):
-    """One turn of the conversation, its content always a list of parts."""
+    """One turn of the conversation, its content always a list of parts.
+
+    `tool_calls` are the assistant's; a tool's message names by `tool_call_id` the call that it is the result of.
+    """
 
     role: Role
-    content: list[Part]
+    content: list[Part] = field(default_factory=list)
     name: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
 
 
 class StreamOptions(Struct, frozen=True, omit_defaults=True):
@@ -49,12 +58,13 @@ class StreamOptions(Struct, frozen=True, omit_defaults=True):
     include_usage: bool | None = None
 
 
-class JsonSchema(Struct, frozen=True):
+class JsonSchema(Struct, frozen=True, omit_defaults=True):
     """The schema that a structured answer keeps to."""
 
     name: str
     schema: JsonObject
-    strict: bool = True
+    strict: bool | None = None
+    description: str | None = None
 
 
 class ResponseFormat(Struct, frozen=True, omit_defaults=True):
@@ -96,8 +106,9 @@ class Options(Struct, frozen=True, kw_only=True, omit_defaults=True):
     logit_bias: Annotated[dict[str, float], Meta(max_length=MAX_LOGIT_BIASES)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
-    tools: list[JsonObject] | None = None
-    tool_choice: str | JsonObject | None = None
+    tools: Annotated[list[Tool], Meta(max_length=MAX_TOOLS)] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
     altgate: AltgateOptions | None = None
 
     @property

@@ -1,5 +1,6 @@
 """Reading requests in all the forms that clients send, and naming what cannot be read."""
 
+import functools
 from typing import Any
 
 import msgspec
@@ -18,6 +19,24 @@ def request(**fields: Any) -> bytes:
 def with_part(part: object) -> bytes:
     """A request's body whose one message has one part."""
     return request(messages=[{"role": "user", "content": [part]}])
+
+
+def tool(name: str = "f", **fields: Any) -> dict[str, Any]:
+    """A tool of that name."""
+    return {"type": "function", "function": {"name": name} | fields}
+
+
+def named(name: str) -> dict[str, Any]:
+    """The choice of the tool of that name."""
+    return {"type": "function", "function": {"name": name}}
+
+
+def calls(call: object) -> bytes:
+    """A request's body whose one message makes one call."""
+    return request(messages=[{"role": "assistant", "tool_calls": [call]}])
+
+
+DEEP: dict[str, Any] = functools.reduce(lambda inside, _: {"items": inside}, range(65), {})
 
 
 @pytest.mark.parametrize(
@@ -115,6 +134,17 @@ def test_json_schema_is_read_in_every_form(given: object) -> None:
     assert decoded.response_format.json_schema.schema == SCHEMA
 
 
+@pytest.mark.parametrize("strict", [True, False, None])
+def test_what_is_said_of_a_schema_is_kept(strict: bool | None) -> None:
+    """Its name, its description and whether it is strict are the client's; strangers beside them are dropped."""
+    given = {"name": "alt", "description": "Alt text.", "strict": strict, "schema": SCHEMA, "backend": "x"}
+
+    decoded = wire.decode_request(request(response_format={"type": "json_schema", "json_schema": given, "regex": "x"}))
+
+    schema = wire.JsonSchema("alt", SCHEMA, strict, "Alt text.")
+    assert decoded.response_format == wire.ResponseFormat("json_schema", schema)
+
+
 def test_response_format_text_is_none() -> None:
     """Asking for text is asking for nothing special."""
     assert wire.decode_request(request(response_format={"type": "text"})).response_format is None
@@ -158,6 +188,29 @@ def test_response_format_text_is_none() -> None:
         (request(stop="a" * 1001), "stop", "invalid_value"),
         (request(stream="yes"), "stream", "invalid_type"),
         (request(altgate={"tsk": "alt_text"}), "altgate", "invalid_value"),
+        (request(messages=[{"role": "user", "content": "x"}] * 1001), "messages", "invalid_value"),
+        (with_part({"type": "refusal", "refusal": "no"}), "messages[0].content[0].type", "invalid_value"),
+        (request(messages=[{"role": "user", "content": [{"text": "x"}] * 1001}]), "messages[0].content", None),
+        (calls({"function": {"name": "f", "arguments": "{}"}}), "messages[0].tool_calls[0].id", None),
+        (calls({"id": "c", "function": {"name": "f"}}), "messages[0].tool_calls[0].function.arguments", None),
+        (
+            calls({"id": "c", "function": {"name": "f", "arguments": {}}}),
+            "messages[0].tool_calls[0].function.arguments",
+            "invalid_type",
+        ),
+        (request(top_logprobs=21), "top_logprobs", "invalid_value"),
+        (request(logit_bias={str(token): 1 for token in range(301)}), "logit_bias", "invalid_value"),
+        (request(tools=[tool()] * 129), "tools", "invalid_value"),
+        (request(tools=[{}]), "tools[0].function", "missing_required_parameter"),
+        (request(tools=[{"type": "custom", "custom": {}, "function": {"name": "f"}}]), "tools[0].type", None),
+        (request(tools=[tool(), tool("a b")]), "tools[1].function.name", "invalid_value"),
+        (request(tools=[tool("f" * 65)]), "tools[0].function.name", "invalid_value"),
+        (request(tools=[tool("f\n")]), "tools[0].function.name", "invalid_value"),
+        (request(tools=[tool(parameters=DEEP)]), "tools[0].function.parameters", "invalid_value"),
+        (request(tools=[tool()], tool_choice="always"), "tool_choice", "invalid_value"),
+        (request(tools=[tool()], tool_choice=named("g")), "tool_choice", "invalid_value"),
+        (request(tools=[tool()], tool_choice={"type": "allowed_tools"}), "tool_choice.type", None),
+        (request(tools=[tool()], parallel_tool_calls="no"), "parallel_tool_calls", "invalid_type"),
         (request(response_format={"type": "xml"}), "response_format.type", "invalid_value"),
         (request(response_format={"type": "json_schema"}), "response_format.json_schema", "missing_required_parameter"),
         (
@@ -193,14 +246,80 @@ def test_pictures_have_paths_in_order() -> None:
     ]
 
 
+def test_tools_are_read() -> None:
+    """What may be called, whether it must be, calls that were made and what their results refer to."""
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}', "x": 1}, "index": 0}
+    decoded = wire.decode_request(
+        request(
+            tools=[tool(description="d", parameters=SCHEMA, strict=True), {"function": {"name": "g", "strict": None}}],
+            tool_choice=named("g"),
+            parallel_tool_calls=False,
+            messages=[
+                {"role": "assistant", "tool_calls": [call], "content": None},
+                {"role": "tool", "tool_call_id": "c", "content": "r"},
+            ],
+        )
+    )
+
+    assert decoded.tools == [wire.Tool(wire.Function("f", "d", SCHEMA, strict=True)), wire.Tool(wire.Function("g"))]
+    assert decoded.tool_choice == wire.NamedTool(wire.FunctionName("g"))
+    assert decoded.parallel_tool_calls is False
+    assert decoded.messages[0].tool_calls == [wire.ToolCall("c", wire.CalledFunction("f", '{"a": 1}'))]
+    assert decoded.messages[1].tool_call_id == "c"
+
+
+@pytest.mark.parametrize("choice", ["none", "auto", "required", named("f")])
+@pytest.mark.parametrize("tools", [None, []])
+def test_a_choice_without_tools_is_ignored(choice: object, tools: object) -> None:
+    """Some clients always send one."""
+    asked = request(tools=tools, tool_choice=choice, parallel_tool_calls=False)
+
+    assert wire.decode_request(asked) == wire.decode_request(request())
+
+
+def test_calls_and_their_results_belong_to_their_roles() -> None:
+    """A user makes no calls, and an assistant has no results."""
+    call = {"id": "c", "function": {"name": "f", "arguments": "{}"}}
+    turns = [
+        {"role": role, "content": "x", "tool_calls": [call], "tool_call_id": "c"} for role in ("user", "assistant")
+    ]
+
+    user, assistant = wire.decode_request(request(messages=turns)).messages
+
+    assert user == wire.Message("user", [wire.TextPart("x")])
+    assert assistant.tool_call_id is None
+
+
+def test_a_uuid_is_never_a_clients() -> None:
+    """It would name another client's picture in an engine's cache."""
+    part = {"type": "image_url", "image_url": {"url": PICTURE, "uuid": "theirs"}, "uuid": "theirs"}
+
+    assert b"theirs" not in wire.encode(wire.decode_request(with_part(part)))
+
+
+def test_a_message_without_content_has_none_on_the_way_to_an_engine() -> None:
+    """OpenAI refuses an empty list of parts beside a call."""
+    decoded = wire.decode_request(calls({"id": "c", "function": {"name": "f", "arguments": "{}"}}))
+
+    assert b"content" not in wire.encode(decoded)
+
+
 def test_what_is_sent_on_is_read_back_the_same() -> None:
     """The gateway's own encoding of a request is a request again: engines read what the gateway read."""
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     body = request(
-        messages=[{"role": "user", "content": [{"type": "image_url", "image_url": PICTURE}, {"text": "hi"}]}],
+        messages=[
+            {"role": "user", "content": [{"type": "image_url", "image_url": PICTURE}, {"text": "hi"}]},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "c", "content": "result"},
+        ],
         response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA}},
         altgate={"prefix": "a photo of"},
         temperature=0.5,
         seed=3,
+        tools=[tool(description="d", parameters=SCHEMA, strict=True)],
+        tool_choice=named("f"),
+        parallel_tool_calls=False,
     )
     decoded = wire.decode_request(body)
 

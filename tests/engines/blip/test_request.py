@@ -11,6 +11,7 @@ from engines.structured import CAPTION_OBJECT
 from gateway.wire import Fault, decode_request
 
 PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+TOOL = {"type": "function", "function": {"name": "f"}}
 USER = {"role": "user", "content": [{"type": "text", "text": "Describe it."}, PICTURE]}
 
 
@@ -74,8 +75,8 @@ def test_an_assistant_message_in_the_middle_is_no_beginning() -> None:
         ({"logit_bias": {"5": 1}}, "logit_bias"),
         ({"logprobs": True}, "logprobs"),
         ({"top_logprobs": 2}, "top_logprobs"),
-        ({"tools": [{}], "tool_choice": "required"}, "tool_choice"),
-        ({"tools": [{}], "tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": "required"}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused(fields: dict[str, Any], param: str) -> None:
@@ -92,9 +93,9 @@ def test_what_cannot_be_honoured_is_refused(fields: dict[str, Any], param: str) 
         {"frequency_penalty": 0, "presence_penalty": 0.0, "logit_bias": {}, "logprobs": False, "top_logprobs": 0},
         {"tool_choice": "required"},
         {"tools": [], "tool_choice": "required"},
-        {"tools": [{}]},
-        {"tools": [{}], "tool_choice": "auto"},
-        {"tools": [{}], "tool_choice": "none"},
+        {"tools": [TOOL]},
+        {"tools": [TOOL], "tool_choice": "auto"},
+        {"tools": [TOOL], "tool_choice": "none"},
         {"response_format": {"type": "text"}, "stop": None, "seed": None},
     ],
 )

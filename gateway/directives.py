@@ -1,0 +1,35 @@
+"""What a client asks for in headers: about the cache (`Cache-Control`) and about waiting (`Prefer`, RFC 7240). Pure."""
+
+import re
+
+from msgspec import Struct
+
+_WAIT = re.compile(r'wait\s*=\s*(?P<quote>"?)(?P<seconds>\d{1,6})(?P=quote)\s*(?:;.*)?', re.IGNORECASE | re.ASCII)
+
+
+class Directives(Struct, frozen=True):
+    """What the headers ask for; `wait` is how many seconds a load may take, None for what is configured."""
+
+    no_cache: bool = False
+    no_store: bool = False
+    wait: float | None = None
+
+
+NO_DIRECTIVES = Directives()
+
+
+def read(*, cache_control: str = "", prefer: str = "") -> Directives:
+    """The directives in two headers' values. What is malformed or unknown is ignored, as both headers want it."""
+    asked = {directive.strip().lower() for directive in cache_control.split(",")}
+    waits = (_WAIT.fullmatch(preference.strip()) for preference in prefer.split(","))
+    first = next((found for found in waits if found), None)
+    return Directives(
+        no_cache="no-cache" in asked,
+        no_store="no-store" in asked,
+        wait=float(first["seconds"]) if first else None,
+    )
+
+
+def applied(directives: Directives) -> dict[str, str]:
+    """The header that says which preference was honoured."""
+    return {} if directives.wait is None else {"preference-applied": f"wait={directives.wait:.0f}"}

@@ -1,0 +1,367 @@
+"""The story of a request, with an engine that answers as each test says."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import pytest
+
+from gateway import prompts, routing, wire
+from gateway.cache import MemoryStore
+from gateway.captioning import Captioner
+from gateway.catalogue import EngineKind, Model
+from gateway.completion import Gathered
+from gateway.config import ImagesConfig
+from gateway.directives import Directives
+from gateway.engine import Status
+from gateway.errors import EngineFault, InvalidRequest
+from gateway.images.ingest import Ingest
+from gateway.process import State
+from tests import pictures
+
+PNG = pictures.png(pictures.SCENES[0], 96)
+URL = "https://example.org/a.png"
+SCHEMA = {
+    "type": "object",
+    "properties": {"colour": {"type": "string", "maxLength": 5}},
+    "required": ["colour"],
+    "additionalProperties": False,
+}
+IN_FORMAT = {"response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": SCHEMA}}}
+TOOLS = {"tools": [{"function": {"name": "f", "parameters": SCHEMA}}], "tool_choice": "required"}
+USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+
+
+def answer(content: str | None, reason: str | None = "stop", **message: Any) -> bytes:
+    """A whole answer, as an engine sends it."""
+    choice = {"index": 0, "message": {"content": content, **message}, "finish_reason": reason}
+    return json.dumps({"choices": [choice], "usage": USAGE}).encode()
+
+
+def calling(arguments: str) -> bytes:
+    """A whole answer that calls `f`."""
+    return answer(None, tool_calls=[{"id": "c", "function": {"name": "f", "arguments": arguments}}])
+
+
+def chunks(*deltas: dict[str, Any], reason: str | None = "stop", usage: object = USAGE) -> list[bytes]:
+    """A streamed answer, as an engine sends it."""
+    choices = [{"index": 0, "delta": delta, "finish_reason": None} for delta in deltas]
+    closed = [{"index": 0, "delta": {}, "finish_reason": reason}]
+    return [json.dumps({"choices": [choice]}).encode() for choice in (*choices, *closed)] + [
+        json.dumps({"choices": [], "usage": usage}).encode()
+    ]
+
+
+class FakeEngine:
+    """Answers with the bytes that it is given; notes what it was asked and how long it might take to load."""
+
+    def __init__(self, whole: bytes = b"", streamed: Sequence[bytes] = ()) -> None:
+        self.whole = whole
+        self.streamed = streamed
+        self.asked: list[wire.ChatRequest] = []
+        self.waits: list[float | None] = []
+        self.go = asyncio.Event()
+        self.go.set()
+        self.closed = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    @property
+    def status(self) -> Status:
+        """It is always there."""
+        return Status(State.READY)
+
+    def want(self) -> None:
+        """It is there."""
+
+    async def complete(self, request: wire.ChatRequest, *, wait: float | None = None) -> wire.ChatCompletion:
+        """The whole answer."""
+        self._note(request, wait)
+        return wire.decode_completion(self.whole)
+
+    async def stream(self, request: wire.ChatRequest, *, wait: float | None = None) -> AsyncGenerator[wire.Chunk, None]:
+        """The answer in chunks, the second and later ones when `go` is set."""
+        self._note(request, wait)
+        try:
+            for data in self.streamed:
+                yield wire.decode_chunk(data)
+                await self.go.wait()
+        finally:
+            self.closed = True
+
+    def _note(self, request: wire.ChatRequest, wait: float | None) -> None:
+        self.asked.append(wire.decode_request(wire.encode(request)))
+        self.waits.append(wait)
+
+
+class Site:
+    """A site with one picture, which counts how often it is asked for it."""
+
+    def __init__(self) -> None:
+        self.visits = 0
+
+    async def fetch(self, url: str, *, param: str) -> bytes:
+        """The picture."""
+        self.visits += 1
+        return PNG
+
+
+class Altgate:
+    """A captioner with that engine behind it."""
+
+    def __init__(self, engine: FakeEngine, ingest: Ingest, kind: EngineKind) -> None:
+        models = routing.table([Model(name="m", engine=kind, source="x", max_pictures=2)])
+        store = MemoryStore(max_bytes=2**20, ttl=60)
+        self.captioner = Captioner(
+            models=models, presets=prompts.load(), ingest=ingest, engines={"m": engine}, store=store
+        )
+
+    async def answer(self, **fields: Any) -> tuple[str, wire.Choice]:
+        """What the cache said, and the answer's first choice."""
+        job = await self.captioner.prepare(request(**fields))
+        return job.cache, (await self.captioner.answer(job)).choices[0]
+
+    async def stream(self, **fields: Any) -> tuple[str, list[wire.Chunk]]:
+        """What the cache said, and the answer in chunks."""
+        job = await self.captioner.prepare(request(**fields))
+        return job.cache, [chunk async for chunk in self.captioner.stream(job)]
+
+
+def request(**fields: Any) -> wire.ChatRequest:
+    """A request about the site's picture, with those fields over it."""
+    plain = {"model": "m", "messages": [pictures.message(URL)]}
+    return wire.decode_request(json.dumps(plain | fields).encode())
+
+
+def words(streamed: Sequence[wire.Chunk]) -> str:
+    """The words of a stream."""
+    contents = (choice.delta.content for chunk in streamed for choice in chunk.choices)
+    return "".join(content for content in contents if isinstance(content, str))
+
+
+def reasons(streamed: Sequence[wire.Chunk]) -> list[str]:
+    """Why the choices of a stream ended."""
+    return [choice.finish_reason for chunk in streamed for choice in chunk.choices if choice.finish_reason]
+
+
+@pytest.fixture
+def site() -> Site:
+    """Where the picture is."""
+    return Site()
+
+
+@pytest.fixture
+async def altgate(site: Site) -> AsyncIterator[Callable[..., Altgate]]:
+    """Makes a captioner of an engine; the model is vLLM's unless it is said to be another's."""
+    async with Ingest(site, ImagesConfig()) as ingest:
+        yield lambda engine, kind="vllm": Altgate(engine, ingest, kind)
+
+
+Make = Callable[..., Altgate]
+
+
+async def test_an_engine_gets_the_picture_under_a_name_of_ours(altgate: Make) -> None:
+    """As a PNG that we wrote, with the words around it; the answer comes back under the client's model name."""
+    engine = FakeEngine(answer("a cat"))
+
+    _, choice = await altgate(engine).answer()
+
+    assert choice.message.content == "a cat"
+    [(_, part)] = wire.pictures_of(engine.asked[0])
+    assert part.image_url.url.startswith("data:image/png;base64,iVBOR")
+    assert engine.asked[0].temperature == 0
+
+
+@pytest.mark.parametrize("kind", ["blip", "vllm", "remote"])
+@pytest.mark.parametrize(
+    ("fields", "whole"),
+    [
+        ({}, answer("a cat")),
+        (IN_FORMAT, answer('{"colour": "red"}')),
+        (TOOLS, calling('{"colour": "red"}')),
+        (TOOLS, calling('{"colour": "red"}').replace(b'"stop"', b'"tool_calls"')),
+    ],
+    ids=str,
+)
+async def test_a_complete_answer_is_kept(altgate: Make, kind: EngineKind, fields: dict[str, Any], whole: bytes) -> None:
+    """Words, objects and calls; given again whole or streamed, the engine is asked once."""
+    engine = FakeEngine(whole)
+    made = altgate(engine, kind)
+
+    first, second, (third, streamed) = (
+        await made.answer(**fields),
+        await made.answer(**fields),
+        await made.stream(**fields),
+    )
+
+    assert (first[0], second[0], third) == ("miss", "hit", "hit")
+    assert first[1] == second[1]
+    gathered = Gathered()
+    for chunk in streamed:
+        gathered.add(chunk)
+    assert gathered.result()[0] == [first[1]]
+    assert len(engine.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "whole", "reason"),
+    [
+        ({}, answer("a ca", "length"), "length"),
+        ({}, answer("", "content_filter"), "content_filter"),
+        ({}, answer("a cat", "unheard of"), "length"),
+        (IN_FORMAT, answer('{"colour": "re', "length"), "length"),
+        (TOOLS, answer(None, "length", tool_calls=[{"function": {"name": "f", "arguments": '{"co'}}]), "length"),
+    ],
+)
+async def test_an_answer_that_was_cut_off_is_given_and_not_kept(
+    altgate: Make, fields: dict[str, Any], whole: bytes, reason: str
+) -> None:
+    """It is told honestly, and the next request may have more luck."""
+    made = altgate(FakeEngine(whole))
+
+    answers = [await made.answer(**fields) for _ in range(2)]
+
+    assert [(cached, choice.finish_reason) for cached, choice in answers] == [("miss", reason)] * 2
+
+
+BROKEN = [
+    (IN_FORMAT, answer('{"colour": "crimson"}')),
+    (IN_FORMAT, answer("It is red.")),
+    (IN_FORMAT, answer('```json\n{"colour": "red"}\n```')),
+    ({"response_format": {"type": "json_object"}}, answer('{"caption": "a cat"}')),
+    ({"model": "m:caption"}, answer("a cat")),
+    (TOOLS, calling('{"colour": 5}')),
+    (TOOLS, answer("I would rather talk.")),
+]
+
+
+@pytest.mark.parametrize(("fields", "whole"), BROKEN, ids=str)
+async def test_an_answer_that_breaks_its_promise_is_a_fault_and_not_kept(
+    altgate: Make, fields: dict[str, Any], whole: bytes
+) -> None:
+    """Neither what the client asked for nor what a preset promises is ever given out broken."""
+    engine = FakeEngine(whole)
+    made = altgate(engine)
+
+    for _ in range(2):
+        with pytest.raises(EngineFault, match="Try again"):
+            await made.answer(**fields)
+
+    assert len(engine.asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "streamed", "kept"),
+    [
+        ({}, chunks({"role": "assistant", "content": ""}, {"content": "a "}, {"content": "cat"}), True),
+        ({}, chunks({"content": "a cat"}, usage=None), True),
+        ({}, chunks({"content": "a cat"}, reason=None), True),
+        ({}, chunks({"content": "a cat"}, reason="length"), False),
+        (IN_FORMAT, chunks({"content": '{"colour":'}, {"content": ' "red"}'}), True),
+        (IN_FORMAT, chunks({"content": '{"colour": "crimson"}'}), False),
+        (TOOLS, chunks({"tool_calls": [{"function": {"name": "f", "arguments": '{"colour": "red"}'}}]}), True),
+        (TOOLS, chunks({"tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}), False),
+    ],
+)
+async def test_a_stream_is_kept_when_it_is_complete_and_what_was_asked_for(
+    altgate: Make, fields: dict[str, Any], streamed: list[bytes], kept: bool
+) -> None:
+    """It is too late to refuse what has been streamed, but nobody else gets it."""
+    made = altgate(FakeEngine(streamed=streamed))
+
+    first, again = await made.stream(**fields), (await made.captioner.prepare(request(**fields))).cache
+
+    assert (first[0], again) == ("miss", "hit" if kept else "miss")
+    assert len(reasons(first[1])) == 1
+
+
+async def test_chunks_are_passed_on_as_they_come(altgate: Make) -> None:
+    """The first is here while the engine has not made the second; leaving ends the engine's work."""
+    engine = FakeEngine(streamed=chunks({"content": "a "}, {"content": "cat"}))
+    engine.go.clear()
+    made = altgate(engine)
+    stream = made.captioner.stream(await made.captioner.prepare(request()))
+
+    async with asyncio.timeout(30):
+        first = await anext(stream)
+    await stream.aclose()
+
+    assert words([first]) == "a "
+    assert engine.closed
+
+
+async def test_an_end_that_the_engine_owes_comes_before_the_usage(altgate: Make) -> None:
+    """Clients wait for a reason, and for the usage in the very last chunk."""
+    engine = FakeEngine(streamed=chunks({"content": "a cat"}, reason=None))
+
+    _, streamed = await altgate(engine).stream(stream=True, stream_options={"include_usage": True})
+
+    assert reasons(streamed[-2:-1]) == ["stop"]
+    assert (streamed[-1].choices, streamed[-1].usage) == ([], wire.Usage(3, 2, 5))
+    assert all(chunk.usage is None for chunk in streamed[:-1])
+
+
+async def test_of_a_preset_that_was_cut_off_the_words_are_given(altgate: Make) -> None:
+    """Whole and streamed, with the reason."""
+    made = altgate(FakeEngine(answer('{"caption": "a c', "length")))
+
+    _, choice = await made.answer(model="m:caption")
+    _, streamed = await made.stream(model="m:caption")
+
+    assert (choice.message.content, choice.finish_reason) == ("a c", "length")
+    assert (words(streamed), reasons(streamed)) == ("a c", ["length"])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"altgate": {"prefix": "a"}},
+        {"tools": [{"function": {"name": "f"}}]},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": {"type": "bogus"}}}},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": {"uniqueItems": True}}}},
+        {"messages": [pictures.message(URL, URL, URL)]},
+    ],
+    ids=str,
+)
+async def test_what_cannot_be_done_is_refused_before_any_picture_is_fetched(
+    altgate: Make, site: Site, fields: dict[str, Any]
+) -> None:
+    """A refusal costs nobody anything."""
+    engine = FakeEngine(answer("a cat"))
+
+    with pytest.raises(InvalidRequest):
+        await altgate(engine).answer(**fields)
+
+    assert (site.visits, engine.asked) == (0, [])
+
+
+@pytest.mark.parametrize("wait", [None, 7.0])
+async def test_a_clients_patience_reaches_the_engine(altgate: Make, wait: float | None) -> None:
+    """Whole and streamed."""
+    engine = FakeEngine(answer("a cat", "length"), chunks({"content": "a cat"}))
+    captioner = altgate(engine).captioner
+    job = await captioner.prepare(request(), Directives(wait=wait))
+
+    await captioner.answer(job)
+    assert [chunk async for chunk in captioner.stream(job)]
+
+    assert engine.waits == [wait, wait]
+
+
+async def test_chance_is_not_kept_and_greed_is(altgate: Make) -> None:
+    """Who asks for a temperature gets other words each time; without one, an engine is told to be greedy."""
+    engine = FakeEngine(answer("a cat"))
+    made = altgate(engine)
+
+    asked = [(await made.answer(**fields))[0] for fields in ({"temperature": 1}, {"temperature": 1, "n": 2}, {})]
+
+    assert asked == ["bypass", "bypass", "miss"]
+    assert [each.temperature for each in engine.asked] == [1, 1, 0]

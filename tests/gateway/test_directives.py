@@ -1,0 +1,51 @@
+"""What a client asks for in headers."""
+
+import pytest
+
+from gateway import directives
+from gateway.directives import Directives
+
+
+@pytest.mark.parametrize(
+    ("cache_control", "asked"),
+    [
+        ("", Directives()),
+        ("no-cache", Directives(no_cache=True)),
+        ("max-age=0, No-Store", Directives(no_store=True)),
+        ("no-store,no-cache", Directives(no_cache=True, no_store=True)),
+        ("no-stores, private", Directives()),
+    ],
+)
+def test_cache_control_is_read_in_any_case_and_company(cache_control: str, asked: Directives) -> None:
+    """Directives that Altgate does not know are ignored."""
+    assert directives.read(cache_control=cache_control) == asked
+
+
+@pytest.mark.parametrize(
+    ("prefer", "wait"),
+    [
+        ("wait=10", 10),
+        ("Wait = 10", 10),
+        ('wait="10"', 10),
+        ("respond-async, wait=100; x=y, handling=lenient", 100),
+        ("wait=0", 0),
+        ("wait=5, wait=9", 5),
+        ("", None),
+        ("respond-async", None),
+        ("wait", None),
+        ("wait=", None),
+        ("wait=-1", None),
+        ("wait=1.5", None),
+        ("wait=soon", None),
+        ('wait="5', None),
+        ("wait=\u0661", None),
+        ("await=5", None),
+        ("wait=1234567", None),
+    ],
+)
+def test_prefer_wait_is_whole_seconds(prefer: str, wait: float | None) -> None:
+    """Alone or beside other preferences; the first counts, and what is malformed is ignored."""
+    asked = directives.read(prefer=prefer)
+
+    assert asked.wait == wait
+    assert directives.applied(asked) == ({} if wait is None else {"preference-applied": f"wait={wait}"})
