@@ -25,6 +25,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from engines.batcher import Closed, QueueFull, RunFailed
 from engines.listener import Listener
+from engines.loading import LoadError, Report
 from gateway import wire
 
 log = logging.getLogger(__name__)
@@ -33,12 +34,6 @@ MAX_BODY: Final = 128 * 2**20
 DRAIN_SECONDS: Final = 10.0
 BACKLOG: Final = 1024  # connections not yet accepted: a busy engine is not to seem a dead one
 LOADING_RETRY_SECONDS: Final = 1.0
-
-Report = Callable[[str, float], None]
-
-
-class LoadError(Exception):
-    """The model cannot be loaded. The message is one sentence that a client may read: no path of this machine."""
 
 
 class Health(Struct, frozen=True, omit_defaults=True):

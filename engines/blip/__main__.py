@@ -8,9 +8,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from engines.blip.source import DOWNLOADED, locate, spoken
+from engines.blip.source import locate
 from engines.listener import Listener
-from engines.serve import Engine, LoadError, Report, run
+from engines.loading import LoadError, Report
+from engines.serve import Engine, run
+from engines.source import DOWNLOADED, spoken
 
 if TYPE_CHECKING:
     from engines.blip.model import BlipModel
@@ -59,7 +61,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--threads", type=_count, help="processor threads for one batch (PyTorch's own choice)")
     parser.add_argument("--max-batch", type=_count, default=8, help="captions made at once (%(default)s)")
     parser.add_argument("--max-queue", type=_count, default=256, help="requests that may wait (%(default)s)")
-    parser.add_argument("--keep-artefacts", action="store_true", help='leave a leading "arafed" in captions')
+    parser.add_argument(
+        "--keep-artefacts",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help='leave a leading "arafed" in captions',
+    )
     parser.add_argument("--exit-on-stdin-eof", action="store_true", help="end when the parent's end of stdin closes")
     return parser.parse_args(arguments)
 

@@ -28,7 +28,7 @@ from transformers import (
 )
 
 from engines.blip.job import Facts, Job, Pixels, Sampling, Token
-from engines.serve import LoadError
+from engines.loading import LoadError
 
 DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -18,7 +18,8 @@ from aiohttp import web
 
 from engines.batcher import Closed, QueueFull, RunFailed
 from engines.listener import Listener
-from engines.serve import MAX_BODY, Health, LoadError, Piece, Served, run
+from engines.loading import LoadError
+from engines.serve import MAX_BODY, Health, Piece, Served, run
 from gateway import wire
 
 CHAT = "/v1/chat/completions"

@@ -12,7 +12,7 @@ import transformers
 from engines.blip.job import Job, Sampling, Token
 from engines.blip.model import BlipModel, choose_device, choose_dtype
 from engines.blip.text import join
-from engines.serve import LoadError
+from engines.loading import LoadError
 from tests.engines.blip import tiny
 
 LIMIT = 20

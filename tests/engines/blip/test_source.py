@@ -11,8 +11,9 @@ import huggingface_hub
 import pytest
 from huggingface_hub import errors
 
-from engines.blip.source import locate, spoken
-from engines.serve import LoadError
+from engines.blip.source import locate
+from engines.loading import LoadError
+from engines.source import spoken
 from tests.engines.blip import hub
 
 CONFIG = {"model_type": "blip", "architectures": ["BlipForConditionalGeneration"]}

@@ -1,0 +1,1 @@
+"""Any model that vLLM serves, as an engine of Altgate."""

@@ -1,0 +1,118 @@
+"""Serves a model with vLLM: `python -m engines.vllm --model NAME --source DIR_OR_HUB_NAME --uds PATH`.
+
+Fetches the checkpoint when it is not here yet, then starts vLLM's own server and stays beside it: vLLM does not notice
+when the gateway dies, and what it says when it cannot start is not for clients.
+"""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+
+from engines.loading import LoadError
+from engines.source import locate
+from engines.vllm.command import Served, command, environment
+from engines.vllm.sentences import explained
+
+TAIL_LINES = 200  # a failed start of vLLM prints its cause first and then much else
+FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Fetches, starts vLLM and stays until it has ended; returns the exit status."""
+    options, own = parse(arguments)
+    if options.exit_on_stdin_eof:
+        threading.Thread(target=_end_with_the_gateway, daemon=True).start()
+    try:
+        folder = locate(options.source, options.revision, _report, files=FILES)
+    except LoadError as error:
+        return _failed(str(error))
+    served = Served(
+        folder=folder,
+        name=options.model,
+        socket=options.uds,
+        max_model_len=options.max_model_len,
+        max_pictures=options.max_pictures,
+        max_pixels=options.max_pixels,
+        options=own,
+    )
+    options.uds.unlink(missing_ok=True)  # vLLM leaves its socket behind, and the next one stumbles over it
+    tail: deque[str] = deque(maxlen=TAIL_LINES)
+    code = run(command(served), environment(served, os.environ), tail)
+    return _failed(explained(tail, code)) if code else 0
+
+
+def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The launcher's options, and those that are vLLM's."""
+    parser = argparse.ArgumentParser(
+        prog="python -m engines.vllm",
+        description="Serves a model with vLLM, to which options that are not listed here go.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--source", required=True, help="a folder with a checkpoint, or a name on the model hub")
+    parser.add_argument("--revision", default="main", help="the hub's branch, tag or commit (%(default)s)")
+    parser.add_argument("--model", required=True, help="the name that requests call it by")
+    parser.add_argument("--uds", type=Path, required=True, help="the Unix socket to listen on")
+    parser.add_argument("--max-model-len", type=int, required=True, help="tokens of a prompt and its answer")
+    parser.add_argument("--max-pictures", type=int, default=1, help="pictures in a request (%(default)s)")
+    parser.add_argument("--max-pixels", type=int, default=50_000_000, help="pixels of a picture (%(default)s)")
+    parser.add_argument("--exit-on-stdin-eof", action="store_true", help="end when the parent's end of stdin closes")
+    return parser.parse_known_args(arguments)
+
+
+def run(arguments: Sequence[str], environ: dict[str, str], tail: deque[str]) -> int:
+    """Runs vLLM to its end, passing SIGTERM on; its output goes to ours, the end of it into `tail`.
+
+    Returns its exit code; 0 where we have ended it, a signal's number, negated, when one did.
+    """
+    told = threading.Event()
+    process = subprocess.Popen(  # noqa: S603 - our own interpreter, and the operator's options
+        arguments, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+    def end(*_: object) -> None:
+        told.set()
+        process.terminate()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+    relay = threading.Thread(target=_relay, args=(process, tail), daemon=True)
+    relay.start()
+    code = process.wait()
+    relay.join(timeout=1.0)  # a child of vLLM may hold its end of the pipe open for longer
+    return 0 if told.is_set() else code
+
+
+def _relay(process: "subprocess.Popen[bytes]", tail: deque[str]) -> None:
+    for line in process.stdout or ():
+        os.write(sys.stdout.fileno(), line)
+        tail.append(line.decode("utf-8", "replace").rstrip())
+
+
+def _end_with_the_gateway() -> None:
+    """Whatever ended the gateway, our stdin is closed then: nothing that we have started is to outlive it."""
+    while os.read(sys.stdin.fileno(), 1024):  # not by Python's own buffer, whose lock an exit would find taken
+        pass
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _report(phase: str, progress: float) -> None:
+    sys.stdout.write(f"altgate-loading: {phase} {progress:.3f}\n")
+    sys.stdout.flush()
+
+
+def _failed(sentence: str) -> int:
+    sys.stdout.flush()
+    sys.stderr.write(f"altgate: {sentence}\n")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,82 @@
+"""How vLLM is started: its command line and its environment. Pure.
+
+vLLM's server was made to be used by people, and trusts them with a lot. Here only the gateway speaks to it, so that
+whatever the gateway never uses is closed: fetching pictures, telling the world that it runs, the endpoints for
+development, more pictures, more pixels or more answers than the gateway lets through.
+"""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+MAX_CHOICES: Final = 8
+MAX_LOGPROBS: Final = 20
+MAX_QUEUED: Final = 256  # requests; more are answered with 503
+DRAIN_SECONDS: Final = 10
+SLEEP_OPTION: Final = "--enable-sleep-mode"
+NOWHERE: Final = "media.invalid"  # a domain that cannot exist: the only one that pictures may be fetched from
+
+
+class Served(NamedTuple):
+    """What is served: the folder of a checkpoint, the name that requests call it by, the Unix socket to listen on.
+
+    `max_model_len` is in tokens, `max_pictures` per request, `max_pixels` per picture; `options` are vLLM's own.
+    """
+
+    folder: Path
+    name: str
+    socket: Path
+    max_model_len: int
+    max_pictures: int
+    max_pixels: int
+    options: Sequence[str]
+
+
+def command(served: Served) -> list[str]:
+    """The command line. The operator's own options come last, so that they hold."""
+    return [
+        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
+        f"--model={served.folder}",
+        f"--served-model-name={served.name}",
+        f"--uds={served.socket}",
+        f"--max-model-len={served.max_model_len}",
+        f"--limit-mm-per-prompt={json.dumps({'image': served.max_pictures, 'video': 0, 'audio': 0})}",
+        f"--allowed-media-domains={NOWHERE}",
+        f"--max-logprobs={MAX_LOGPROBS}",
+        f"--max-num-queued-reqs={MAX_QUEUED}",
+        f"--shutdown-timeout={DRAIN_SECONDS}",
+        # Without these, even a tool that must be called is refused, whose form vLLM enforces without any parser. Tools
+        # that a model may choose to call reach it only when the operator has named the parser that fits.
+        "--enable-auto-tool-choice",
+        "--tool-call-parser=pythonic",
+        # One back end, named: "auto" keeps to the one that its first schema got, whatever the later ones need. And no free
+        # white space, with which a small model can fill an answer to its end.
+        f"--structured-outputs-config={json.dumps({'backend': 'xgrammar', 'disable_any_whitespace': True})}",
+        "--enable-prompt-tokens-details",
+        "--disable-uvicorn-access-log",
+        "--disable-fastapi-docs",
+        *served.options,
+    ]
+
+
+def environment(served: Served, given: Mapping[str, str]) -> dict[str, str]:
+    """The environment, from the one given: offline, silent about itself, bounded."""
+    home = Path(given.get("XDG_CACHE_HOME") or Path(given.get("HOME", "/tmp")) / ".cache")  # noqa: S108 - vLLM's own default
+    return {
+        # Compiled kernels are code: not shared with whatever else runs vLLM on this machine.
+        "VLLM_CACHE_ROOT": str(home / "altgate" / "vllm"),
+        "VLLM_XGRAMMAR_CACHE_MB": "128",
+        **given,
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "DO_NOT_TRACK": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
+        "VLLM_MEDIA_FETCH_MAX_RETRIES": "1",
+        "VLLM_MAX_IMAGE_PIXELS": str(served.max_pixels),
+        "VLLM_MAX_N_SEQUENCES": str(MAX_CHOICES),
+        # Sleeping is nowhere but among the endpoints for development. The socket is the gateway's alone.
+        "VLLM_SERVER_DEV_MODE": "1" if SLEEP_OPTION in served.options else "0",
+    }

@@ -1,0 +1,67 @@
+"""How vLLM is started: closed wherever the gateway never knocks, and with whatever the operator adds."""
+
+from pathlib import Path
+
+from engines.vllm.command import Served, command, environment
+
+
+def served(*options: str) -> Served:
+    """A model with two pictures a request."""
+    return Served(Path("/models/gemma"), "gemma-3-4b", Path("/run/1.sock"), 8192, 2, 50_000_000, options)
+
+
+def test_vllm_is_told_what_to_serve_and_where() -> None:
+    """The checkpoint, the name that requests use, the private socket and the bounds that the gateway keeps."""
+    line = command(served())
+
+    assert line[1:3] == ["-m", "vllm.entrypoints.openai.api_server"]
+    assert {
+        "--model=/models/gemma",
+        "--served-model-name=gemma-3-4b",
+        "--uds=/run/1.sock",
+        "--max-model-len=8192",
+        '--limit-mm-per-prompt={"image": 2, "video": 0, "audio": 0}',
+        "--max-logprobs=20",
+    } <= set(line)
+
+
+def test_nothing_is_fetched_and_nothing_opened() -> None:
+    """No domain to fetch from, no documentation pages, no private extensions, a bounded queue."""
+    line = command(served())
+
+    assert "--allowed-media-domains=media.invalid" in line
+    assert any(option.startswith("--max-num-queued-reqs=") for option in line)
+    assert not [option for option in line if option.startswith(("--trust", "--enable-mm", "--enable-prompt-embeds"))]
+    assert not [option for option in line if option.startswith(("--host", "--port", "--allowed-local"))]
+
+
+def test_the_operators_options_come_last() -> None:
+    """Any option of vLLM can be given, and holds against ours."""
+    line = command(served("--max-logprobs=5", "--quantization", "fp8"))
+
+    assert line[-3:] == ["--max-logprobs=5", "--quantization", "fp8"]
+
+
+def test_vllm_is_offline_silent_and_bounded() -> None:
+    """It asks no hub, tells nobody that it runs, follows no redirect, decodes no more than the gateway hands over."""
+    environ = environment(served(), {"PATH": "/bin", "VLLM_SERVER_DEV_MODE": "1", "HOME": "/home/me"})
+
+    assert environ["PATH"] == "/bin"
+    assert environ["HF_HUB_OFFLINE"] == environ["VLLM_NO_USAGE_STATS"] == environ["DO_NOT_TRACK"] == "1"
+    assert environ["VLLM_MEDIA_URL_ALLOW_REDIRECTS"] == environ["VLLM_SERVER_DEV_MODE"] == "0"
+    assert environ["VLLM_MAX_IMAGE_PIXELS"] == "50000000"
+    assert environ["VLLM_MAX_N_SEQUENCES"] == "8"
+    assert environ["VLLM_CACHE_ROOT"] == "/home/me/.cache/altgate/vllm"
+
+
+def test_the_operators_own_tuning_holds() -> None:
+    """A setting of vLLM's in the environment that opens nothing is left as it is."""
+    environ = environment(served(), {"VLLM_CACHE_ROOT": "/fast", "VLLM_CPU_KVCACHE_SPACE": "4", "HOME": "/home/me"})
+
+    assert (environ["VLLM_CACHE_ROOT"], environ["VLLM_CPU_KVCACHE_SPACE"]) == ("/fast", "4")
+
+
+def test_the_endpoints_for_development_open_for_sleeping_alone() -> None:
+    """vLLM offers sleep nowhere else; without it they stay closed."""
+    assert environment(served("--enable-sleep-mode"), {})["VLLM_SERVER_DEV_MODE"] == "1"
+    assert environment(served("--no-enable-sleep-mode"), {})["VLLM_SERVER_DEV_MODE"] == "0"
