@@ -1,10 +1,11 @@
 """The parts that answer a request, built in order of dependence; shared by the server and the command line."""
 
+import asyncio
 import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -54,8 +55,7 @@ class Parts:
             await stack.enter_async_context(self._fetcher)
             await stack.enter_async_context(self._ingest)
             await stack.enter_async_context(self._fleet)
-            for engine in self._engines.values():
-                await stack.enter_async_context(engine)
+            await stack.enter_async_context(_all_running(self._engines.values()))
             yield self.captioner
 
     def _engine(self, model: Model, socket: str, config: Config) -> Engine:
@@ -73,3 +73,13 @@ class Parts:
             sleeps=model.engine == "vllm" and model.args.get("enable-sleep-mode") is True,
             obstacle=partial(inventory.obstacle, model),
         )
+
+
+@asynccontextmanager
+async def _all_running(engines: Collection[Engine]) -> AsyncIterator[None]:
+    """The engines, ended at the same time: one that takes its time does not hold up the others."""
+    await asyncio.gather(*(engine.__aenter__() for engine in engines))
+    try:
+        yield
+    finally:
+        await asyncio.gather(*(engine.__aexit__(None, None, None) for engine in engines), return_exceptions=True)

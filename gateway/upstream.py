@@ -21,6 +21,7 @@ from gateway.errors import EngineFault, EngineTimeout, EngineUnavailable, Gatewa
 log = logging.getLogger(__name__)
 
 MAX_ANSWER = 16 * 2**20  # bytes
+MAX_EVENT = 2**20  # bytes
 END_PATIENCE = 0.1  # seconds
 
 MENDABLE = {  # by the client; other statuses of an engine are the operator's to mend
@@ -163,7 +164,7 @@ async def _events(response: Response) -> AsyncIterator[bytes]:
     rest = b""
     async for block in response.content.iter_any():
         *events, rest = (rest + block).replace(b"\r\n", b"\n").split(b"\n\n")
-        if len(rest) > MAX_ANSWER:
+        if len(rest) > MAX_EVENT:
             raise EngineFault("The engine's answer is larger than an answer can be.")
         for line in (line for event in events for line in event.split(b"\n")):
             if line.startswith(b"data:"):

@@ -12,7 +12,19 @@ ROOT = Path(__file__).parents[1]
 SOURCES = sorted(path for folder in ("gateway", "engines", "prompts") for path in (ROOT / folder).rglob("*.py"))
 RIM = ("gateway/app.py", "gateway/middleware.py", "gateway/server.py", "gateway/routes/")
 TORCH = ("engines/blip/model.py", "engines/demo/train.py")
-PURE = ("gateway/images/address.py", "gateway/images/url.py", "gateway/routing.py", "gateway/completion.py")
+PURE = (
+    "gateway/images/address.py",
+    "gateway/images/url.py",
+    "gateway/routing.py",
+    "gateway/completion.py",
+    "gateway/asked.py",
+    "gateway/neutral.py",
+    "gateway/promises.py",
+    "gateway/directives.py",
+    "gateway/turns.py",
+    "gateway/breaker.py",
+    "gateway/launch.py",
+)
 CLOCKS_AND_IO = {
     "asyncio",
     "time",
