@@ -4,6 +4,8 @@ The work is a list of small steps, each a function from picture to picture; `ste
 same bytes for the same picture, whichever way it came in.
 """
 
+import struct
+import zlib
 from collections.abc import Callable
 from functools import partial, reduce
 from io import BytesIO
@@ -20,6 +22,7 @@ Step = Callable[[Image.Image], Image.Image]
 
 _WHITE = (255, 255, 255)
 _MARGIN = 2  # times the model's input side: to shrink no further changes its view by less than JPEG noise
+_STORED = 4_000_000  # pixels up to which the way to an engine costs less than to compress
 _SIXTEEN_TO_EIGHT = [round(value / 257) for value in range(2**16)]
 _UPRIGHT_BY = {
     2: Transpose.FLIP_LEFT_RIGHT,
@@ -33,7 +36,7 @@ _UPRIGHT_BY = {
 
 
 def normalize(data: bytes, kind: Format, *, floor: int | None, max_pixels: int, param: str) -> bytes:
-    """The picture as a PNG, compressed for speed. Takes the processor for up to seconds: call it in a thread.
+    """The picture as a PNG, written for speed. Takes the processor for up to seconds: call it in a thread.
 
     `floor` is the side of the model's input, in pixels; None leaves the picture its size.
 
@@ -125,6 +128,24 @@ def strip(image: Image.Image) -> Image.Image:
 
 
 def _to_png(image: Image.Image) -> bytes:
+    if image.width * image.height <= _STORED:
+        return _stored_png(image)
     target = BytesIO()
     image.save(target, "PNG", compress_level=1)
     return target.getvalue()
+
+
+def _stored_png(image: Image.Image) -> bytes:
+    """An RGB picture as a PNG that is neither filtered nor compressed: a tenth of the work.
+
+    Source: the PNG specification, third edition, sections 5 (chunks), 9.2 (filter type 0) and 11.2.
+    """
+    pixels, row = image.tobytes(), 3 * image.width
+    rows = b"".join([b"\x00" + pixels[at : at + row] for at in range(0, len(pixels), row)])
+    header = struct.pack(">IIBBBBB", image.width, image.height, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows, level=0)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, data) for kind, data in chunks)
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
