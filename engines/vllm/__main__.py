@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from engines.loading import LoadError
-from engines.source import locate
+from engines.source import configuration, locate, spoken
 from engines.vllm.command import Served, command, environment
 from engines.vllm.sentences import explained
 
@@ -30,10 +30,12 @@ def main(arguments: Sequence[str]) -> int:
         threading.Thread(target=_end_with_the_gateway, daemon=True).start()
     try:
         folder = locate(options.source, options.revision, _report, files=FILES)
+        config = configuration(folder, spoken(options.source))
     except LoadError as error:
         return _failed(str(error))
     served = Served(
         folder=folder,
+        kind=str(config.get("model_type")),
         name=options.model,
         socket=options.uds,
         max_model_len=options.max_model_len,

@@ -19,13 +19,20 @@ SLEEP_OPTION: Final = "--enable-sleep-mode"
 NOWHERE: Final = "media.invalid"  # a domain that cannot exist: the only one that pictures may be fetched from
 
 
+CHAT_TEMPLATES: Final[Mapping[str, Path]] = {  # for kinds of models that have none of their own, or none that is right
+    "blip-2": Path(__file__).with_name("blip2.jinja"),
+}
+
+
 class Served(NamedTuple):
     """What is served: the folder of a checkpoint, the name that requests call it by, the Unix socket to listen on.
 
-    `max_model_len` is in tokens, `max_pictures` per request, `max_pixels` per picture; `options` are vLLM's own.
+    `kind` is the checkpoint's `model_type`, `max_model_len` is in tokens, `max_pictures` per request, `max_pixels` per
+    picture; `options` are vLLM's own.
     """
 
     folder: Path
+    kind: str
     name: str
     socket: Path
     max_model_len: int
@@ -51,12 +58,13 @@ def command(served: Served) -> list[str]:
         # that a model may choose to call reach it only when the operator has named the parser that fits.
         "--enable-auto-tool-choice",
         "--tool-call-parser=pythonic",
-        # One back end, named: "auto" keeps to the one that its first schema got, whatever the later ones need. And no free
-        # white space, with which a small model can fill an answer to its end.
+        # One back end, named: "auto" keeps to the one that its first schema got, whatever the later ones need. And no
+        # free white space, with which a small model can fill an answer to its end.
         f"--structured-outputs-config={json.dumps({'backend': 'xgrammar', 'disable_any_whitespace': True})}",
         "--enable-prompt-tokens-details",
         "--disable-uvicorn-access-log",
         "--disable-fastapi-docs",
+        *([f"--chat-template={CHAT_TEMPLATES[served.kind]}"] if served.kind in CHAT_TEMPLATES else ()),
         *served.options,
     ]
 
@@ -77,6 +85,8 @@ def environment(served: Served, given: Mapping[str, str]) -> dict[str, str]:
         "VLLM_MEDIA_FETCH_MAX_RETRIES": "1",
         "VLLM_MAX_IMAGE_PIXELS": str(served.max_pixels),
         "VLLM_MAX_N_SEQUENCES": str(MAX_CHOICES),
+        # A call that must be made is kept to its schema, whichever parser the calls of a model's own choice need.
+        "VLLM_ENFORCE_STRICT_TOOL_CALLING": "0",
         # Sleeping is nowhere but among the endpoints for development. The socket is the gateway's alone.
         "VLLM_SERVER_DEV_MODE": "1" if SLEEP_OPTION in served.options else "0",
     }

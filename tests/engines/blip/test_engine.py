@@ -297,7 +297,7 @@ def test_what_goes_wrong_with_the_weights_becomes_a_sentence(
 ) -> None:
     """Whatever the libraries raise, the client reads what to do."""
     from engines.blip import model  # noqa: PLC0415 -- it needs torch
-    from engines.serve import LoadError  # noqa: PLC0415
+    from engines.loading import LoadError  # noqa: PLC0415
 
     def broken(*_: Any, **__: Any) -> None:
         raise raised

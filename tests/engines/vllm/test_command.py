@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import jinja2
+
 from engines.vllm.command import Served, command, environment
 
 
-def served(*options: str) -> Served:
+def served(*options: str, kind: str = "gemma3") -> Served:
     """A model with two pictures a request."""
-    return Served(Path("/models/gemma"), "gemma-3-4b", Path("/run/1.sock"), 8192, 2, 50_000_000, options)
+    return Served(Path("/models/gemma"), kind, "gemma-3-4b", Path("/run/1.sock"), 8192, 2, 50_000_000, options)
 
 
 def test_vllm_is_told_what_to_serve_and_where() -> None:
@@ -65,3 +67,29 @@ def test_the_endpoints_for_development_open_for_sleeping_alone() -> None:
     """vLLM offers sleep nowhere else; without it they stay closed."""
     assert environment(served("--enable-sleep-mode"), {})["VLLM_SERVER_DEV_MODE"] == "1"
     assert environment(served("--no-enable-sleep-mode"), {})["VLLM_SERVER_DEV_MODE"] == "0"
+
+
+def asked(*turns: tuple[str, str]) -> str:
+    """What BLIP-2 reads of a dialogue."""
+    (option,) = (option for option in command(served(kind="blip-2")) if option.startswith("--chat-template="))
+    template = jinja2.Template(Path(option.partition("=")[2]).read_text())
+    messages = [{"role": role, "content": content} for role, content in turns]
+    return str(template.render(messages=messages, add_generation_prompt=True))
+
+
+def test_blip_2_is_asked_in_its_authors_form() -> None:
+    """The beginning that its tokenizer gives to every text, questions and answers, a system message in the question."""
+    assert asked(("user", "What is it?")) == "</s>Question: What is it? Answer:"
+    assert asked(("system", "Be short."), ("user", "What?")) == "</s>Question: Be short. What? Answer:"
+    dialogue = (("user", "What?"), ("assistant", "A cat."), ("user", "Where?"))
+    assert asked(*dialogue) == "</s>Question: What? Answer: A cat. Question: Where? Answer:"
+
+
+def test_blip_2_captions_a_picture_without_a_word() -> None:
+    """A picture alone is the published way to a caption: nothing is asked."""
+    assert asked(("user", "")) == "</s>"
+
+
+def test_models_with_templates_of_their_own_keep_them() -> None:
+    """Only the kinds that need one are given one."""
+    assert not [option for option in command(served()) if option.startswith("--chat-template")]

@@ -1,4 +1,4 @@
-"""Checkpoints of a hundred thousand seeded random weights, in the layout of the published ones of three families."""
+"""Checkpoints of a few hundred thousand seeded random weights, laid out like the published ones of three families."""
 
 import json
 from collections.abc import Mapping
