@@ -82,7 +82,7 @@ class LocalEngine:
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
             "http://engine",
-            connector=aiohttp.UnixConnector(self._socket, limit=0),
+            connector=aiohttp.UnixConnector(self._socket, limit=0, keepalive_timeout=upstream.KEEP_ALIVE),
             timeout=aiohttp.ClientTimeout(total=self._request_timeout),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,

@@ -31,7 +31,6 @@ log = logging.getLogger(__name__)
 CONNECT_TIMEOUT = 5.0  # seconds
 PROBE_EVERY = 5.0
 PROBE_TIMEOUT = 10.0  # generous: a server that works hard answers late, and setting it aside would not help
-KEEP_ALIVE = 4.0  # seconds: less than the 5 of uvicorn, so that it is not the server who closes, just as we send
 CLIENT_ERRORS = range(400, 500)
 UNREACHABLE = (aiohttp.ClientError, UnicodeError)  # the latter of a host's name that no name can be
 
@@ -94,7 +93,7 @@ class RemoteEngine:
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=upstream.KEEP_ALIVE),
             headers=self._headers(),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,

@@ -21,9 +21,12 @@ from gateway.errors import EngineFault, EngineTimeout, EngineUnavailable, Gatewa
 log = logging.getLogger(__name__)
 
 MAX_ANSWER = 16 * 2**20  # bytes
+KEEP_ALIVE = 4.0  # seconds: less than the 5 of uvicorn, so that it is not the server who closes, just as we send
 MAX_EVENT = 2**20  # bytes
 END_PATIENCE = 0.1  # seconds
 
+LONGEST_MESSAGE = 500  # characters
+UNPRESENTABLE = re.compile(r"\n|0x[0-9a-f]{4}|<[\w.]+ object|pydantic|Traceback|\w+Error:|(^|[\s'\"=(])/[\w.-]+/")
 MENDABLE = {  # by the client; other statuses of an engine are the operator's to mend
     HTTPStatus.BAD_REQUEST,
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -97,12 +100,21 @@ async def refusal(response: Response, name: str, secret: str = "") -> GatewayErr
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         return Overloaded(error.message or "The engine has too much to do. Try again soon.", retry_after=retry_after)
     if status in MENDABLE:
-        message = error.message or f"The engine of '{name}' refused this request with status {status} and says no more."
-        return InvalidRequest(message, param=error.param, code=error.code if isinstance(error.code, str) else None)
+        return _refused(error, name, status)
     log.error("%s: answered %s: %s", name, status, error.message)
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         return EngineUnavailable(f"The engine of '{name}' is not ready. Try again soon.", retry_after=retry_after)
     return EngineFault(f"The engine of '{name}' failed on this request; the gateway's log says more.")
+
+
+def _refused(error: _ErrorBody, name: str, status: int) -> InvalidRequest:
+    """The client's fault in the engine's words, unless these are a library's: they tell of insides, and help nobody."""
+    if not error.message or UNPRESENTABLE.search(error.message) or len(error.message) > LONGEST_MESSAGE:
+        log.warning("%s: answered %s: %s", name, status, error.message[:LONGEST_MESSAGE])
+        return InvalidRequest(
+            f"The engine of '{name}' cannot do what this request asks for. Ask for less, or otherwise."
+        )
+    return InvalidRequest(error.message, param=error.param, code=error.code if isinstance(error.code, str) else None)
 
 
 def no_answer(name: str) -> EngineFault:

@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from gateway.errors import EngineUnavailable, GatewayError
+from gateway.errors import EngineUnavailable, GatewayError, InvalidRequest
 from gateway.process import State
 from tests.gateway.remote.servers import (
     CHUNK,
@@ -54,7 +54,9 @@ async def test_no_key_is_sent_where_none_is_configured(fake: Fake) -> None:
 async def test_a_variable_without_a_key_is_an_error_that_names_it(fake: Fake, value: str) -> None:
     """Nothing goes out without the key, and clients are told not to try again by themselves."""
     async with engine(fake.url, KEY=value) as running:
-        with pytest.raises(EngineUnavailable, match="needs the key for its servers: set the environment variable KEY") as caught:
+        with pytest.raises(
+            EngineUnavailable, match="needs the key for its servers: set the environment variable KEY"
+        ) as caught:
             await caption(running)
 
         assert (running.status.state, running.status.can_serve) == (State.FAILED, False)
@@ -128,3 +130,24 @@ async def test_odd_but_legal_answers_are_read(fake: Fake) -> None:
         assert await caption(running) == "a cat"
 
         assert len(await read(running)) == 3
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "cannot identify image file <_io.BytesIO object at 0x7f09>",
+        "1 validation error for Request\n  For further information visit https://errors.pydantic.dev/2",
+        "ValueError: no such thing",
+        "could not open /home/me/models/theirs/config.json",
+        "x" * 501,
+        "",
+    ],
+)
+async def test_a_librarys_words_are_not_passed_on(fake: Fake, message: str) -> None:
+    """What an engine says of the client's fault is told, unless it tells of the engine's insides."""
+    async with serving(fake) as running:
+        fake.answers = [status(400, message), status(400, "This model's maximum context length is 64 tokens.")]
+        with pytest.raises(InvalidRequest, match="cannot do what this request asks for"):
+            await caption(running)
+        with pytest.raises(InvalidRequest, match="maximum context length is 64 tokens"):
+            await caption(running)

@@ -142,6 +142,7 @@ async def test_a_second_try_has_only_the_time_that_is_left(
 async def test_a_huge_answer_is_refused(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether it is whole or one endless event."""
     monkeypatch.setattr("gateway.upstream.MAX_ANSWER", 100_000)
+    monkeypatch.setattr("gateway.upstream.MAX_EVENT", 100_000)
     async with serving(fake) as running:
         fake.answers = [body("x" * 200_000), begun_and(b"x" * 200_000)]
         with pytest.raises(EngineFault, match="larger than an answer can be"):
