@@ -14,7 +14,10 @@ from gateway.values import Bytes, ConfigError, from_text
 
 EngineKind = Literal["blip", "vllm", "remote"]
 MODEL_NAME = re.compile(r"[A-Za-z0-9][\w.:/@+-]{0,199}", re.ASCII)
-PICTURE_SIZE: Mapping[EngineKind, int] = {"blip": 384}  # pixels a side, where neither catalogue nor configuration says
+PICTURE_SIZE: Mapping[EngineKind, int] = {"blip": 384, "vllm": 1024, "remote": 1024}  # pixels a side, where nobody says
+MAX_MODEL_LEN: Mapping[EngineKind, int] = {"blip": 512}  # tokens, likewise; other engines know it of themselves
+VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+ARGUMENT = re.compile(r"[a-z0-9][\w.-]*", re.ASCII)
 RESERVED_ARGUMENTS = {
     "api-key", "exit-on-stdin-eof", "host", "max-pictures", "model", "port", "revision", "served-model-name", "source",
     "uds",
@@ -45,10 +48,13 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     def __post_init__(self) -> None:
         if self.source == "":
             raise ValueError("source: a folder or a hub name is wanted")
-        if reserved := sorted(RESERVED_ARGUMENTS & {_dashed(name) for name in self.args or {}}):
-            raise ValueError(f"args: '{reserved[0]}' is set by the gateway itself")
+        if self.api_key_env is not None and not VARIABLE.fullmatch(self.api_key_env):
+            raise ValueError("api_key_env: the name of an environment variable is wanted, not the key itself")
         for url in self.urls or ():
             _check_url(url)
+        if len(set(self.urls or ())) < len(self.urls or ()):
+            raise ValueError("urls: one of them stands there twice")
+        _check_arguments(self.args or {})
 
 
 class Model(Struct, frozen=True, kw_only=True):
@@ -56,8 +62,9 @@ class Model(Struct, frozen=True, kw_only=True):
 
     `source` is a folder or a hub name; for a remote engine, what the other server calls the model, at each of `urls`.
     `api_key_env` names the environment variable with the key for them. `picture_size` is the side in pixels of what the
-    model sees (None: any size), `memory` what loading it takes, `special_tokens` are spellings that mean more than text
-    to this model, `args` the engine's own options.
+    model sees, `max_model_len` counts the tokens of a prompt and its answer (None: as the engine says), `memory`
+    is what loading it takes. `special_tokens` are spellings that mean more than text to this model, `args` the engine's
+    own options.
     """
 
     name: str
@@ -72,7 +79,7 @@ class Model(Struct, frozen=True, kw_only=True):
     aliases: tuple[str, ...] = ()
     picture_size: int | None = None
     max_pictures: int = 1
-    max_model_len: int = 512
+    max_model_len: int | None = None
     special_tokens: tuple[str, ...] = ()
     args: dict[str, Argument] = msgspec.field(default_factory=dict[str, Argument])
 
@@ -120,10 +127,10 @@ def _model(name: str, known: ModelConfig | None, configured: ModelConfig | None,
     if str(fields["source"]).startswith("~"):
         fields["source"] = str(Path(fields["source"]).expanduser())
     fields["args"] = {_dashed(key): value for key, value in fields.get("args", {}).items()}
-    # vLLM knows the length by this name, so it may be set by either.
-    if isinstance(length := fields["args"].pop("max-model-len", None), int):
-        fields["max_model_len"] = length
-    fields.setdefault("picture_size", PICTURE_SIZE.get(fields["engine"]))
+    if "max-model-len" in fields["args"]:  # vLLM's own name for it
+        fields["max_model_len"] = fields["args"].pop("max-model-len")
+    fields.setdefault("picture_size", PICTURE_SIZE[fields["engine"]])
+    fields.setdefault("max_model_len", MAX_MODEL_LEN.get(fields["engine"]))
     return Model(**fields)
 
 
@@ -144,13 +151,26 @@ def _check_complete(fields: Mapping[str, Any], origin: str) -> None:
         raise ConfigError(f"{place} is remote and has 'args'. Set them where that engine is started.")
 
 
+def _check_arguments(arguments: Mapping[str, Argument]) -> None:
+    for name, value in arguments.items():
+        if not ARGUMENT.fullmatch(name):
+            raise ValueError(f"args: {name!r} is no option's name; write it without the dashes before it")
+        if _dashed(name) in RESERVED_ARGUMENTS:
+            raise ValueError(f"args: '{_dashed(name)}' is set by the gateway itself")
+        if _dashed(name) == "max-model-len" and (type(value) is not int or value < 1):
+            raise ValueError(f"args: '{name}' is a number of tokens, such as 8192, and not {value!r}")
+
+
 def _check_url(url: str) -> None:
     try:
         parsed = yarl.URL(url)
         (parsed.host or "").encode("idna")
     except ValueError:
         parsed = yarl.URL()
-    if parsed.scheme not in ("http", "https") or not parsed.host or parsed.user or parsed.query or parsed.fragment:
+    if parsed.path.rstrip("/").endswith("/chat/completions"):
+        raise ValueError(f"urls: {url!r} goes too far; end it before '/chat/completions'")
+    odd = parsed.scheme not in ("http", "https") or not parsed.host or parsed.port == 0
+    if odd or parsed.user or parsed.query_string or parsed.fragment:
         raise ValueError(f"urls: {url!r} is no address such as 'http://gpu-1:8001/v1'; a key goes into api_key_env")
 
 

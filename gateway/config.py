@@ -137,6 +137,7 @@ def load(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, Mapp
         wanted=frozenset([*sections.models, *sections.engines.preload]),
     )
     _check_names(config)
+    _check_places(config)
     _check_host(config.server.host)
     return config
 
@@ -238,17 +239,24 @@ def _check_names(config: Config) -> None:
         raise ConfigError(
             f"models: the name {odd!r} cannot be used. Letters, digits and any of . _ : / @ + - are well."
         )
-    preload, places = config.engines.preload, config.engines.max_loaded
-    if len(preload) > places:
-        raise ConfigError(
-            f"'engines.preload' names {len(preload)} models, but 'engines.max_loaded' lets {places} be loaded at once. "
-            "Raise max_loaded, or preload fewer."
-        )
-    for name in preload:
+    for name in config.engines.preload:
         if name not in names:
             near = difflib.get_close_matches(name, names, n=1)
             hint = f" Did you mean '{near[0]}'?" if near else ""
             raise ConfigError(f"'engines.preload' names an unknown model '{name}'.{hint}")
+
+
+def _check_places(config: Config) -> None:
+    local = {
+        model.name
+        for model in config.models
+        if model.engine != "remote" and {model.name, *model.aliases} & set(config.engines.preload)
+    }
+    if len(local) > config.engines.max_loaded:
+        raise ConfigError(
+            f"'engines.preload' names {len(local)} models of this machine, but 'engines.max_loaded' lets "
+            f"{config.engines.max_loaded} be loaded at once. Raise max_loaded, or preload fewer."
+        )
 
 
 def _check_host(host: str) -> None:

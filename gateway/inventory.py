@@ -52,7 +52,7 @@ def obstacle(model: Model, environ: Mapping[str, str] = os.environ) -> str | Non
 def _lacking(model: Model, environ: Mapping[str, str]) -> Availability | None:
     """What the engine itself needs and does not find."""
     if model.api_key_env is not None and not _is_key(environ.get(model.api_key_env, "").strip()):
-        remedy = f"set the environment variable {model.api_key_env} to it and start Altgate again"
+        remedy = "set the environment variable that its 'api_key_env' names, and start Altgate again"
         return Availability(False, "needs the key for its servers", remedy)
     missing = [package for package in PACKAGES[model.engine] if find_spec(package) is None]
     if missing:

@@ -33,11 +33,8 @@ def environment(models: Sequence[Model], environ: Mapping[str, str]) -> dict[str
 
 def _bounds(model: Model, max_pixels: int) -> list[str]:
     """What the gateway lets through, for an engine that is to hold nothing else possible."""
-    return [
-        f"--max-model-len={model.max_model_len}",
-        f"--max-pictures={model.max_pictures}",
-        f"--max-pixels={max_pixels}",
-    ]
+    length = [f"--max-model-len={model.max_model_len}"] if model.max_model_len is not None else []
+    return [*length, f"--max-pictures={model.max_pictures}", f"--max-pixels={max_pixels}"]
 
 
 def _option(key: str, value: Argument) -> list[str]:

@@ -60,7 +60,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--revision", default="main", help="the hub's branch, tag or commit (%(default)s)")
     parser.add_argument("--model", required=True, help="the name that requests call it by")
     parser.add_argument("--uds", type=Path, required=True, help="the Unix socket to listen on")
-    parser.add_argument("--max-model-len", type=int, required=True, help="tokens of a prompt and its answer")
+    parser.add_argument("--max-model-len", type=int, help="tokens of a prompt and its answer (the model's own)")
     parser.add_argument("--max-pictures", type=int, default=1, help="pictures in a request (%(default)s)")
     parser.add_argument("--max-pixels", type=int, default=50_000_000, help="pixels of a picture (%(default)s)")
     parser.add_argument("--exit-on-stdin-eof", action="store_true", help="end when the parent's end of stdin closes")

@@ -19,6 +19,10 @@ SLEEP_OPTION: Final = "--enable-sleep-mode"
 NOWHERE: Final = "media.invalid"  # a domain that cannot exist: the only one that pictures may be fetched from
 
 
+CLOSED: Final = {  # settings that would lock the gateway out, or open what it never uses
+    "VLLM_API_KEY",
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING",
+}
 CHAT_TEMPLATES: Final[Mapping[str, Path]] = {  # for kinds of models that have none of their own, or none that is right
     "blip-2": Path(__file__).with_name("blip2.jinja"),
 }
@@ -27,15 +31,15 @@ CHAT_TEMPLATES: Final[Mapping[str, Path]] = {  # for kinds of models that have n
 class Served(NamedTuple):
     """What is served: the folder of a checkpoint, the name that requests call it by, the Unix socket to listen on.
 
-    `kind` is the checkpoint's `model_type`, `max_model_len` is in tokens, `max_pictures` per request, `max_pixels` per
-    picture; `options` are vLLM's own.
+    `kind` is the checkpoint's `model_type`; `max_model_len` is in tokens (None: the model's own), `max_pictures` per
+    request, `max_pixels` per picture; `options` are vLLM's own.
     """
 
     folder: Path
     kind: str
     name: str
     socket: Path
-    max_model_len: int
+    max_model_len: int | None
     max_pictures: int
     max_pixels: int
     options: Sequence[str]
@@ -48,7 +52,7 @@ def command(served: Served) -> list[str]:
         f"--model={served.folder}",
         f"--served-model-name={served.name}",
         f"--uds={served.socket}",
-        f"--max-model-len={served.max_model_len}",
+        *([f"--max-model-len={served.max_model_len}"] if served.max_model_len is not None else ()),
         f"--limit-mm-per-prompt={json.dumps({'image': served.max_pictures, 'video': 0, 'audio': 0})}",
         f"--allowed-media-domains={NOWHERE}",
         f"--max-logprobs={MAX_LOGPROBS}",
@@ -76,7 +80,7 @@ def environment(served: Served, given: Mapping[str, str]) -> dict[str, str]:
         # Compiled kernels are code: not shared with whatever else runs vLLM on this machine.
         "VLLM_CACHE_ROOT": str(home / "altgate" / "vllm"),
         "VLLM_XGRAMMAR_CACHE_MB": "128",
-        **given,
+        **{name: value for name, value in given.items() if name not in CLOSED},
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
         "DO_NOT_TRACK": "1",

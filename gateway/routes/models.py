@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from litestar import HttpMethod, Response, route
 from litestar.handlers import HTTPRouteHandler
+from msgspec import UNSET
 
 from gateway import routing, wire
 from gateway.captioning import Captioner
@@ -48,7 +49,7 @@ def _entry(name: str, model: Model, status: Status, created: int, preset: str | 
     return wire.ModelEntry(
         id=name,
         created=created,
-        max_model_len=model.max_model_len,
+        max_model_len=UNSET if model.max_model_len is None else model.max_model_len,
         engine=model.engine,
         status=status.state,
         phase=status.phase,

@@ -140,13 +140,16 @@ class ErrorEnvelope(Struct, frozen=True):
 
 
 class ModelEntry(Struct, frozen=True, kw_only=True):
-    """A model in the list; from `engine` on the fields are Altgate's own. `progress` is a fraction of 1."""
+    """A model in the list; from `engine` on the fields are Altgate's own. `progress` is a fraction of 1.
+
+    `max_model_len` is absent where only the engine knows it.
+    """
 
     id: str
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "altgate"
-    max_model_len: int
+    max_model_len: int | UnsetType = UNSET
     modalities: list[str] = msgspec.field(default_factory=lambda: ["text", "image"])
     engine: str
     status: str

@@ -64,6 +64,7 @@ def test_every_model_for_vllm_says_what_must_be_known_of_it() -> None:
         assert model.memory is not None
         assert model.memory >= 10**9
         assert model.picture_size is not None
+        assert model.max_model_len is not None
         assert model.max_model_len >= 2048
         assert model.max_pictures >= 1
         assert not model.urls
@@ -294,3 +295,50 @@ def test_every_setting_of_the_example_is_explained() -> None:
     settings = [at for at, line in enumerate(lines) if " = " in line and not line.startswith("#")]
 
     assert all("#" in lines[at] or lines[at - 1].startswith("#") for at in settings)
+
+
+REMOTE = '[models.x]\nengine = "remote"\nurls = ["http://gpu-1:8001/v1"]\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (REMOTE + 'api_key_env = "sk-secret-0123"', "not the key itself"),
+        (REMOTE.replace("/v1", "/v1/chat/completions"), "goes too far"),
+        (REMOTE.replace('"]', '", "http://gpu-1:8001/v1"]'), "stands there twice"),
+        (REMOTE.replace("8001", "0"), "is no address"),
+        (REMOTE.replace("gpu-1", "a..b"), "is no address"),
+        ('[models.demo]\nargs = { "--threads" = 1 }', "without the dashes"),
+        ("[models.gemma-3-4b]\nargs = { max-model-len = '8k' }", "a number of tokens"),
+        ("[models.gemma-3-4b]\nargs = { max_model_len = 0 }", "a number of tokens"),
+        ("[models.gemma-3-4b]\nargs = { max-model-len = true }", "a number of tokens"),
+    ],
+)
+def test_slips_with_engines_are_told_before_anything_starts(tmp_path: Path, text: str, words: str) -> None:
+    """What would fail late, or pass unnoticed; and a key that stands where a name should is not repeated."""
+    with pytest.raises(ConfigError, match=words) as caught:
+        load(written(tmp_path, text), {}, {})
+
+    assert "sk-secret" not in str(caught.value)
+
+
+def test_engines_elsewhere_need_no_place(tmp_path: Path) -> None:
+    """They may be preloaded, which is to say probed, beside the one model that is loaded here."""
+    preload = '[engines]\npreload = ["demo", "x", "y"]\n' + REMOTE + 'aliases = ["y"]'
+
+    assert load(written(tmp_path, preload), {}, {}).engines.preload == ("demo", "x", "y")
+
+
+def test_a_model_under_two_names_takes_one_place(tmp_path: Path) -> None:
+    """An alias is no second model."""
+    preload = '[engines]\npreload = ["blip", "blip-base"]'
+
+    assert load(written(tmp_path, preload), {}, {}).engines.max_loaded == 1
+
+
+def test_a_context_that_nobody_sets_is_left_to_the_engine(tmp_path: Path) -> None:
+    """Only BLIP's is known; a made-up number would cut off what a model can do."""
+    settings = REMOTE + '[models.ours]\nengine = "vllm"\nsource = "/m"\n[models.old]\nengine = "blip"\nsource = "/m"'
+    lengths = {model.name: model.max_model_len for model in load(written(tmp_path, settings), {}, {}).models}
+
+    assert (lengths["x"], lengths["ours"], lengths["old"]) == (None, None, 512)

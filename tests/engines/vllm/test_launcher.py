@@ -115,7 +115,7 @@ def test_nothing_outlives_the_gateway(tmp_path: Path) -> None:
     process.stdout.close()
 
 
-@pytest.mark.parametrize("missing", ["--source=/s", "--model=m", "--uds=/u", "--max-model-len=64"])
+@pytest.mark.parametrize("missing", ["--source=/s", "--model=m", "--uds=/u"])
 def test_what_it_needs_it_asks_for(missing: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A launcher started without what it needs says what is missing."""
     with pytest.raises(SystemExit):
