@@ -4,7 +4,10 @@ A tiny Gemma 3 is served by a real vLLM behind the gateway. The same requests, e
 through the gateway and straight to the same vLLM's socket, in turns, so that both meet the same machine. The cache is
 off.
 
-throughput    16 requests at a time, whole answers of 32 tokens; the ratio of the rates
+vLLM has an executor of one process here, for its usual ones wait by spinning, which starves all else on two cores. A
+machine whose engine has a GPU or cores of its own loses less: what is measured is also how the cores are shared.
+
+throughput    16 requests at a time, whole answers; the ratio of the rates
 first token   one stream at a time; the difference of the medians
 """
 
@@ -13,6 +16,7 @@ import asyncio
 import base64
 import io
 import json
+import os
 import random
 import statistics
 import tempfile
@@ -36,9 +40,8 @@ engine = "vllm"
 source = "{folder}"
 max_model_len = 1024
 picture_size = 896
-args = {{ enforce-eager = true, dtype = "float32", max-num-seqs = 16 }}
+args = {{ enforce-eager = true, dtype = "float32", max-num-seqs = 16, distributed-executor-backend = "uni" }}
 """
-TOKENS = 32
 AT_ONCE = 16
 
 Ask = Callable[[bytes], Awaitable[float]]
@@ -49,26 +52,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="turns of each way (%(default)s)")
     parser.add_argument("--requests", type=int, default=96, help="requests in a turn (%(default)s)")
+    parser.add_argument("--tokens", type=int, default=32, help="tokens of an answer (%(default)s)")
+    parser.add_argument("--side", type=int, default=480, help="height of the pictures, 4:3, in pixels (%(default)s)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "gemma").mkdir()
         tiny.gemma3(folder / "gemma")
         settings = SETTINGS.format(model=MODEL, folder=folder / "gemma")
-        with running_server(folder, settings=settings) as server:
-            asyncio.run(_measure(server, options.rounds, options.requests))
+        environ = {**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1"}
+        with running_server(folder, settings=settings, environ=environ) as server:
+            asyncio.run(_measure(server, options))
 
 
-async def _measure(server: Server, rounds: int, requests: int) -> None:
+async def _measure(server: Server, options: argparse.Namespace) -> None:
     await _until_ready(server)
     through = aiohttp.ClientSession(f"{server.root}/v1/", headers={"cache-control": "no-store"})
     async with through, aiohttp.ClientSession("http://engine/v1/", connector=_connector(server)) as straight:
-        bodies = _bodies()
+        bodies = _bodies(options.side)
         rates: dict[str, list[float]] = {"straight": [], "through": []}
         firsts: dict[str, list[float]] = {"straight": [], "through": []}
-        for _ in range(rounds):
+        for _ in range(options.rounds):
             for way, session in (("straight", straight), ("through", through)):
-                rates[way].append(await _rate(session, bodies, requests))
+                rates[way].append(await _rate(session, bodies, options))
                 firsts[way] += [await _first_token(session, next(bodies)) for _ in range(20)]
         _print(rates, firsts)
 
@@ -84,9 +90,10 @@ def _print(rates: dict[str, list[float]], firsts: dict[str, list[float]]) -> Non
     print(f"added to the first token: {added * 1000:.1f} ms")
 
 
-async def _rate(session: aiohttp.ClientSession, bodies: Iterator[dict[str, Any]], requests: int) -> float:
+async def _rate(session: aiohttp.ClientSession, bodies: Iterator[dict[str, Any]], options: argparse.Namespace) -> float:
     """Requests a second, `AT_ONCE` at a time."""
-    waiting = [json.dumps({**next(bodies), "max_tokens": TOKENS}).encode() for _ in range(requests)]
+    fields = {"max_tokens": options.tokens}
+    waiting = [json.dumps({**next(bodies), **fields}).encode() for _ in range(options.requests)]
 
     async def work() -> None:
         while waiting:
@@ -96,7 +103,7 @@ async def _rate(session: aiohttp.ClientSession, bodies: Iterator[dict[str, Any]]
 
     started = time.perf_counter()
     await asyncio.gather(*(work() for _ in range(AT_ONCE)))
-    return requests / (time.perf_counter() - started)
+    return float(options.requests / (time.perf_counter() - started))
 
 
 JSON = {"content-type": "application/json"}
@@ -115,13 +122,13 @@ async def _first_token(session: aiohttp.ClientSession, body: dict[str, Any]) -> 
     raise SystemExit("a stream without words")
 
 
-def _bodies() -> Iterator[dict[str, Any]]:
-    """Requests without end, each with a picture that nobody has seen: 640 by 480, a photograph's size as JPEG."""
+def _bodies(side: int) -> Iterator[dict[str, Any]]:
+    """Requests without end, each with a picture that nobody has seen, a JPEG."""
     draw = random.Random(1)
     while True:
         small = Image.frombytes("RGB", (40, 30), draw.randbytes(3600))
         target = io.BytesIO()
-        small.resize((640, 480), Image.Resampling.BICUBIC).save(target, "JPEG", quality=90)
+        small.resize((side * 4 // 3, side), Image.Resampling.BICUBIC).save(target, "JPEG", quality=90)
         url = f"data:image/jpeg;base64,{base64.b64encode(target.getvalue()).decode()}"
         parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "What is this?"}]
         yield {"model": MODEL, "temperature": 0, "messages": [{"role": "user", "content": parts}]}

@@ -5,9 +5,9 @@ ever reaches one. BLIP's engine reads its own requests and refuses for itself wh
 follow instructions, so their requests are made as the model's own tokenizer and options need them.
 """
 
-import base64
 from collections.abc import Iterator
 
+import pybase64
 from msgspec.structs import replace
 
 from gateway import wire
@@ -142,7 +142,7 @@ def _inlined(part: Part, model: Model, pictures: Iterator[tuple[str, bytes]]) ->
     if not isinstance(part, PicturePart):
         return part
     digest, png = next(pictures)
-    url = ImageURL(f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}", part.image_url.detail)
+    url = ImageURL(f"data:image/png;base64,{pybase64.b64encode_as_string(png)}", part.image_url.detail)
     return PicturePart(url, _uuid(digest, model) if follows_instructions(model) else None)
 
 

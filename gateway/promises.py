@@ -31,7 +31,12 @@ def is_complete(choices: Sequence[Choice]) -> bool:
 
 
 def are_kept(asked: ChatRequest, choices: Sequence[Choice]) -> bool:
-    """Whether every answer that came to its own end is what was asked for. One that was cut off cannot be."""
+    """Whether there are as many answers as were asked for, and each that came to its own end is what was asked for.
+
+    One that was cut off cannot be.
+    """
+    if sorted(choice.index for choice in choices) != list(range(asked.n or 1)):
+        return False
     return all(_is_kept(asked, choice) for choice in choices if choice.finish_reason in COMPLETE)
 
 
@@ -39,9 +44,14 @@ def ensure_kept(asked: ChatRequest, choices: Sequence[Choice]) -> None:
     """Refuses answers that are not what was asked for.
 
     Raises:
-        EngineFault: one does not keep to its schema, or calls no tool, or none that was given.
+        EngineFault: there are more or fewer than were asked for; one does not keep to its schema, or calls no tool, or
+            none that was given. Where the client set a stop, that may have cut the answer, and it is let pass.
     """
-    if not are_kept(asked, choices):
+    if len(choices) != (asked.n or 1):
+        raise EngineFault(
+            f"The engine of '{asked.model}' gave {len(choices)} answers where {asked.n or 1} were asked for. Try again."
+        )
+    if not asked.stops and not are_kept(asked, choices):
         raise EngineFault(
             f"The engine of '{asked.model}' gave an answer that does not keep to what was asked for in "
             f"'{'tools' if _forced(asked) else 'response_format'}'. Try again; if it happens again, the schema asks "

@@ -1,7 +1,8 @@
 """Answers held to their schema: compiled once per schema, checked in microseconds.
 
-Formats that the validator knows are checked ('2026-02-31' is no date), others are notes, as JSON Schema has it. Nothing
-is ever fetched or read from a file, and patterns are matched in linear time.
+Formats are notes, as JSON Schema has it: grammars keep to them roughly ('2026-02-31' looks like a date), and an engine
+that is asked again for the same would say the same. Nothing is ever fetched or read from a file, and patterns are
+matched in linear time.
 """
 
 from functools import lru_cache
@@ -28,7 +29,7 @@ class Checker:
     def __init__(self, schema: str) -> None:
         self._validator = jsonschema_rs.Draft202012Validator(
             schema,
-            validate_formats=True,
+            validate_formats=False,
             pattern_options=jsonschema_rs.RegexOptions(size_limit=PATTERN_MEMORY, dfa_size_limit=PATTERN_MEMORY),
             offline=True,
         )

@@ -27,6 +27,7 @@ from gateway.wire.requests import (
 from gateway.wire.tools import JsonObject, NamedTool, Tool, ToolCall
 
 MAX_NESTING = 64  # levels in a tool's parameters: what is decoded here is encoded again, deeper in the stack
+MAX_WORDS = 2 * 2**20  # bytes of a body beside its pictures: each is looked at several times, on the way to an engine
 
 T = TypeVar("T")
 
@@ -48,6 +49,7 @@ def decode_request(body: bytes) -> ChatRequest:
         Fault: the body is no JSON, or a field of it cannot be read; `param` names the field.
     """
     incoming = _decode_incoming(body)
+    _ensure_brief(incoming, len(body))
     messages = [_message(message, f"messages[{at}]") for at, message in enumerate(incoming.messages)]
     fields = {name: getattr(incoming, name) for name in Options.__struct_fields__} | _tool_fields(incoming)
     return ChatRequest(messages=messages, response_format=_response_format(incoming.response_format), **fields)
@@ -108,6 +110,29 @@ def _decode_incoming(body: bytes) -> _IncomingRequest:
         ) from None
 
 
+def _ensure_brief(incoming: _IncomingRequest, size: int) -> None:
+    """Refuses a body that is large for another reason than its pictures."""
+    parts = (part for message in incoming.messages if isinstance(message.content, list) for part in message.content)
+    pictures = sum(map(_picture_size, parts))
+    # Some clients escape the slashes of base64, one character in 64.
+    if size - pictures - pictures // 32 > MAX_WORDS:
+        raise Fault(
+            f"The request is larger than {MAX_WORDS // 2**20} MiB without its pictures. Shorten its texts and schemas.",
+            code="string_above_max_length",
+        )
+
+
+def _picture_size(part: _IncomingPart) -> int:
+    picture = part.image_url
+    source, file = part.source, part.file
+    written = (
+        picture.url if isinstance(picture, ImageURL) else picture,
+        source and source.data,
+        file and file.file_data,
+    )
+    return sum(len(each) for each in written if each)
+
+
 _AT = re.compile(r" - at `\$\.?(?P<path>.*)`$")
 _MISSING = re.compile(r"^Object missing required field `(?P<field>[^`]+)`")
 _SPOKEN = {
@@ -155,6 +180,8 @@ def _message(message: _IncomingMessage, path: str) -> Message:
             parts = (TextPart(text),)
         case incoming:
             parts = [_part(part, f"{path}.content[{at}]") for at, part in enumerate(incoming)]
+    for at, call in enumerate(message.tool_calls or ()):
+        _ensure_flat_text(call.function.arguments, f"{path}.tool_calls[{at}].function.arguments")
     return Message(
         role=message.role,
         content=list(parts),
@@ -230,16 +257,38 @@ def _ensure_usable(tool: Tool, path: str) -> None:
             param=f"{path}.name",
             code="invalid_value",
         )
-    level: list[Any] = [tool.function.parameters]
+    parameters = tool.function.parameters
+    if parameters is not None and parameters.get("type", "object") != "object":
+        raise Fault(
+            f"Invalid value for '{path}.parameters': a function takes an object. Give it the type 'object'.",
+            param=f"{path}.parameters",
+            code="invalid_value",
+        )
+    _ensure_flat(parameters, f"{path}.parameters")
+
+
+def _ensure_flat(value: object, path: str) -> None:
+    level: list[Any] = [value]
     for _ in range(MAX_NESTING):
         level = [child for node in level for child in _children(node)]
         if not level:
             return
-    raise Fault(
-        f"Invalid value for '{path}.parameters': it is nested deeper than {MAX_NESTING} levels. Make it flatter.",
-        param=f"{path}.parameters",
-        code="invalid_value",
-    )
+    raise _too_deep(path)
+
+
+def _ensure_flat_text(text: str, path: str) -> None:
+    """Arguments are text, which models get wrong; but what reads them as JSON must not be led astray."""
+    try:
+        _ensure_flat(msgspec.json.decode(text), path)
+    except RecursionError:
+        raise _too_deep(path) from None
+    except msgspec.DecodeError:
+        return
+
+
+def _too_deep(path: str) -> Fault:
+    sentence = f"Invalid value for '{path}': it is nested deeper than {MAX_NESTING} levels. Make it flatter."
+    return Fault(sentence, param=path, code="invalid_value")
 
 
 def _children(node: object) -> Iterable[Any]:

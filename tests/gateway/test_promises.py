@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from msgspec import UNSET
+from msgspec.structs import replace
 
 from gateway import promises, wire
 from gateway.catalogue import EngineKind, Model
@@ -136,7 +137,8 @@ BOTH = asking(tools=tools(f=SCHEMA), tool_choice="auto", response_format=FORMAT)
 )
 def test_answers_are_held_to_what_was_asked_for(asked: wire.ChatRequest, choice: Choice, kept: bool) -> None:
     """Whole ones; what was cut off says so itself."""
-    assert promises.are_kept(asked, [said("a", reason="length"), choice]) is kept
+    cut_off = replace(said("a", reason="length"), index=1)
+    assert promises.are_kept(replace(asked, n=2), [choice, cut_off]) is kept
     if kept:
         promises.ensure_kept(asked, [choice])
     else:
@@ -157,3 +159,24 @@ def test_the_fault_names_the_field_that_asked() -> None:
 def test_answers_are_complete_when_all_came_to_their_own_end(reasons: list[wire.FinishReason], complete: bool) -> None:
     """Only these are kept."""
     assert promises.is_complete([said("a", reason=reason) for reason in reasons]) is complete
+
+
+@pytest.mark.parametrize("choices", [[], [said("a"), said("b")], [replace(said("a"), index=1)]])
+def test_answers_are_as_many_as_were_asked_for(choices: list[Choice]) -> None:
+    """More, fewer, or one under a wrong number is none that is kept."""
+    assert not promises.are_kept(asking(), choices)
+
+
+@pytest.mark.parametrize("choices", [[], [said("a"), said("b")]])
+def test_a_wrong_number_of_answers_is_the_engines_fault(choices: list[Choice]) -> None:
+    """Clients take the first, or all, and must be able to rely on their number."""
+    with pytest.raises(EngineFault, match="where 1 were asked for"):
+        promises.ensure_kept(asking(), choices)
+
+
+def test_what_a_clients_own_stop_has_cut_is_let_pass() -> None:
+    """The engine is not to blame; but the half is not kept for others either."""
+    asked = replace(in_format(SCHEMA), stop='"')
+
+    promises.ensure_kept(asked, [said("{")])
+    assert not promises.are_kept(asked, [said("{")])

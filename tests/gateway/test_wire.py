@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from gateway import wire
+from gateway.wire.reading import MAX_WORDS
 
 PICTURE = "data:image/png;base64,aGVsbG8="
 
@@ -324,3 +325,52 @@ def test_what_is_sent_on_is_read_back_the_same() -> None:
     decoded = wire.decode_request(body)
 
     assert wire.decode_request(wire.encode(decoded)) == decoded
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"messages": [{"role": "user", "content": "a" * MAX_WORDS}]},
+        {"response_format": {"type": "json_schema", "json_schema": {"schema": {}, "description": "<" * MAX_WORDS}}},
+        {"logit_bias": {"1" * MAX_WORDS: 1}},
+        {"metadata": ["x"] * MAX_WORDS},
+    ],
+    ids=["text", "schema", "bias", "what we ignore"],
+)
+def test_only_pictures_may_be_large(fields: dict[str, Any]) -> None:
+    """Whatever else makes a body large is refused before it is looked through."""
+    with pytest.raises(wire.Fault, match="larger than 2 MiB without its pictures"):
+        wire.decode_request(request(**fields))
+
+
+def test_large_pictures_are_no_words() -> None:
+    """However their base64 is escaped."""
+    url = "data:image/png;base64," + "ABC/" * MAX_WORDS
+    parts = [{"type": "image_url", "image_url": {"url": url}}]
+    body = request(messages=[{"role": "user", "content": parts}]).replace(b"ABC/" * 64, b"ABC/" * 60 + rb"ABC\/" * 4)
+
+    assert len(wire.pictures_of(wire.decode_request(body))) == 1
+
+
+@pytest.mark.parametrize("arguments", ["[" * 5000, "[" * 70 + "]" * 70])
+def test_arguments_of_calls_are_flat(arguments: str) -> None:
+    """Engines read them as JSON, and some fall over what is nested deeply."""
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    with pytest.raises(wire.Fault, match="nested deeper than 64 levels"):
+        wire.decode_request(request(messages=[{"role": "assistant", "tool_calls": [call]}]))
+
+
+def test_arguments_that_are_no_json_are_text() -> None:
+    """Models get them wrong, and agents send back what models said."""
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{not json"}}
+
+    asked = wire.decode_request(request(messages=[{"role": "assistant", "tool_calls": [call]}]))
+
+    assert asked.messages[0].tool_calls is not None
+
+
+def test_a_function_takes_an_object() -> None:
+    """A schema of anything else is refused before a model is made to answer to it."""
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "string"}}}
+    with pytest.raises(wire.Fault, match="takes an object"):
+        wire.decode_request(request(tools=[tool]))
