@@ -9,11 +9,12 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 from gateway import turns
 from gateway.errors import EngineUnavailable
-from gateway.process import Process, State
+from gateway.life import State
+from gateway.process import Process
 
 _WHERE: dict[State, turns.Whereabouts] = {
     State.STOPPED: "out",
@@ -27,6 +28,8 @@ _WHERE: dict[State, turns.Whereabouts] = {
 
 class Fleet:
     """Shares out `max_loaded` places among engines; unloads those idle for `idle_timeout` seconds, None keeps them.
+
+    One that sleeps instead of being unloaded is ended when it has slept for as long again.
 
     Use it as an async context manager, around its engines.
     """
@@ -48,6 +51,7 @@ class Fleet:
 
     def seat(self, process: Process) -> "Seat":
         """Takes a process into the fleet, which from now on says when it is loaded."""
+        process.longest_nap = self._idle_timeout
         seat = Seat(process, self._nudge)
         self._seats.append(seat)
         return seat
@@ -82,7 +86,8 @@ class Seat:
         self._busy = 0
         self._line: dict[asyncio.Future[None], float] = {}
         self._expected = False
-        self._loaded_at = 0.0
+        self._awaited_since = self._awaited_until = 0.0
+        self._loaded_at: float | None = None
         self._last_used = 0.0
         process.on_change = self._process_changed
 
@@ -108,10 +113,21 @@ class Seat:
             self._last_used = time.monotonic()
             self._nudge()
 
+    async def preload(self, wait: float) -> NoReturn:
+        """Loads the engine; whenever a start of it has failed, tries again after its back-off. Ends when cancelled."""
+        while True:
+            try:
+                async with self.taken(wait):
+                    pass
+            except EngineUnavailable as error:
+                await asyncio.sleep(error.retry_after or turns.GRACE)
+            else:
+                await self._process.start_failed()
+
     @property
     def anyone_waits(self) -> bool:
-        """Whether a request waits in line for a place."""
-        return any(not called.done() for called in self._line)
+        """Whether somebody waits for a place, in line or told to come back."""
+        return self._waiting_since is not None
 
     def seen(self) -> turns.Seat:
         """How it stands now."""
@@ -119,9 +135,10 @@ class Seat:
             name=self._process.name,
             where=self._where,
             busy=self._busy,
-            waiting_since=min((since for called, since in self._line.items() if not called.done()), default=None),
+            waiting_since=self._waiting_since,
+            awaited_until=self._awaited_until if self._awaited else None,
             expected=self._expected,
-            loaded_at=self._loaded_at,
+            loaded_at=self._loaded_at or 0.0,
             last_used=self._last_used,
             load_seconds=self._process.wake_seconds or self._process.load_seconds or 0.0,
         )
@@ -137,7 +154,7 @@ class Seat:
         elif name in plan.load:
             self._let_in()
             self._process.want()
-        elif self._where in ("loading", "loaded"):
+        elif self._where in ("loading", "loaded", "restarting"):
             self._let_in()
 
     @property
@@ -146,7 +163,21 @@ class Seat:
         where = _WHERE[self._process.state]
         if self._leaving:
             return "leaving"
+        if self._process.restarting:
+            return "restarting"
         return "loading" if where == "out" and self._open else where
+
+    @property
+    def _awaited(self) -> bool:
+        """Whether somebody left the line, told to come back, and may do so."""
+        return time.monotonic() < self._awaited_until
+
+    @property
+    def _waiting_since(self) -> float | None:
+        waiting = [since for called, since in self._line.items() if not called.done()]
+        if self._awaited:
+            waiting.append(self._awaited_since)
+        return min(waiting, default=None)
 
     async def _call(self, wait: float) -> None:
         """Waits in line to be let in, which counts as busy.
@@ -155,7 +186,7 @@ class Seat:
             EngineUnavailable: it was not its turn within `wait` seconds.
         """
         called: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._line[called] = time.monotonic()
+        since = self._line[called] = time.monotonic()
         self._nudge()
         try:
             async with asyncio.timeout(wait):
@@ -164,16 +195,20 @@ class Seat:
             if called.done() and not called.cancelled():
                 self._busy -= 1  # let in, and gone in the same moment
             if isinstance(error, TimeoutError):
-                raise self._not_its_turn() from None
+                raise self._not_its_turn(since) from None
             raise
         finally:
             del self._line[called]
             self._nudge()
 
-    def _not_its_turn(self) -> EngineUnavailable:
+    def _not_its_turn(self, since: float) -> EngineUnavailable:
+        retry_after = self._process.expected_seconds()
+        if not self._awaited:
+            self._awaited_since = since
+        self._awaited_until = time.monotonic() + retry_after + turns.GRACE
         return EngineUnavailable(
             f"The model '{self._process.name}' waits for its turn: other models are in use. Try again soon.",
-            retry_after=self._process.expected_seconds(),
+            retry_after=retry_after,
         )
 
     async def _become_ready(self, wait: float) -> None:
@@ -186,6 +221,8 @@ class Seat:
 
     def _let_in(self) -> None:
         self._open = True
+        self._expected |= self._awaited
+        self._awaited_until = 0.0
         for called in self._line:
             if not called.done():
                 called.set_result(None)
@@ -193,10 +230,11 @@ class Seat:
 
     def _process_changed(self) -> None:
         where = _WHERE[self._process.state]
-        if where == "loaded":
+        if where == "loaded" and self._loaded_at is None:  # else it has died and come back, in the same turn
             self._loaded_at = self._last_used = time.monotonic()
         if where in ("out", "leaving"):
             self._open = False
+            self._loaded_at = None
         if where == "out":
             self._leaving = False
         self._nudge()

@@ -7,28 +7,24 @@
 
 Only the owner task writes the state. Callers who arrive during a start share it. A start that fails is reported to all
 who wait, and not tried again before its back-off has passed and somebody asks. A child that dies when it was ready is
-started again at once, then with growing pauses. It ends when we do, even when we are killed: `child.py` holds it on a
-leash.
+started again at once, then with growing pauses, until it is told to rest; so is one that is not well any more, which is
+killed. It ends when we do, even when we are killed: `child.py` holds it on a leash.
 """
 
 import asyncio
 import logging
 import random
-import re
-import signal
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from enum import StrEnum
 from types import TracebackType
 from typing import Self
-
-from msgspec import Struct
 
 from gateway.backoff import Backoff
 from gateway.child import Child
 from gateway.errors import EngineUnavailable
+from gateway.life import Health, Nap, Probe, State
+from gateway.output import Output
 
 log = logging.getLogger(__name__)
 progress = logging.getLogger("gateway.progress")  # what someone who waits at a terminal wants to see
@@ -38,48 +34,12 @@ LONGEST_PAUSE = 30.0
 STEADY_AFTER = 60.0  # a child that lived this long starts its pauses anew
 PROBE_EVERY = 0.1
 WATCH_EVERY = 5.0
-MOST_SILENT = 6  # probes in a row: an engine answers about its health while it computes
+MOST_UNWELL = 6  # probes in a row: an engine answers about its health while it computes
 NOTICE_PATIENCE = 1.0  # until the owner has noticed that its child is dead
 NAP_PATIENCE = 60.0  # seconds that falling asleep or waking up may take
 UNKNOWN_LOAD = 10.0  # seconds: what is told of a load that was never measured
+DOWNLOAD = "download"  # a phase that later loads do not have, and that says nothing of how long they take
 LONGEST_RETRY = 60.0  # OpenAI's clients do not come back at all when told to wait for longer than two minutes
-TAIL_LINES = 20
-PUBLIC_MARK = "altgate: "  # a child's last line that begins so may be shown to a client
-LOADING_LINE = re.compile(r"altgate-loading: (?P<phase>[\w ]{1,40}) (?P<progress>[01](\.\d{1,6})?)")  # how far it is
-
-
-class State(StrEnum):
-    """What a child is doing."""
-
-    STOPPED = "stopped"
-    STARTING = "starting"
-    READY = "ready"
-    ASLEEP = "asleep"
-    STOPPING = "stopping"
-    FAILED = "failed"
-
-
-class Health(Struct, frozen=True):
-    """What a child says of itself. `progress` is a fraction of 1."""
-
-    ready: bool
-    phase: str | None = None
-    progress: float | None = None
-    device: str | None = None
-
-
-Probe = Callable[[], Awaitable[Health | None]]
-"""Asks the child how it is; None when it does not answer yet."""
-
-
-class Nap(Struct, frozen=True):
-    """How a child is put to sleep, which frees the device and keeps the rest, and how it is woken.
-
-    Both raise OSError or TimeoutError when the child does not do it.
-    """
-
-    sleep: Callable[[], Awaitable[None]]
-    wake: Callable[[], Awaitable[None]]
 
 
 def nothing_missing() -> str | None:
@@ -118,6 +78,8 @@ class Process:
         self.load_seconds: float | None = None
         self.wake_seconds: float | None = None
         self.failed_starts = 0
+        self.restarting = False  # by itself, after a death
+        self.longest_nap: float | None = None  # seconds; then a child that sleeps is ended
         self.on_change: Callable[[], None] = lambda: None
         self._command = command
         self._probe = probe
@@ -126,11 +88,11 @@ class Process:
         self._nap = nap
         self._obstacle = obstacle
         self._child: Child | None = None
-        self._tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._output = Output(name, self._note_loading)
         self._wanted = asyncio.Event()
         self._told = asyncio.Event()  # set when `_wanted` has changed, for an owner that watches its child
         self._changed = asyncio.Condition()
-        self._since = 0.0
+        self._load_began = 0.0
         self._backoff = Backoff(first=FIRST_PAUSE, longest=LONGEST_PAUSE)
         self._retry_at = 0.0
         self._owner: asyncio.Task[None] | None = None
@@ -162,9 +124,16 @@ class Process:
         self._told.set()
 
     def rest(self) -> None:
-        """Lets the child leave the device: asleep where it can, else ended. Takes effect once it is ready."""
+        """Lets the child leave the device: asleep where it is ready and can, else ended."""
         self._wanted.clear()
         self._told.set()
+
+    def give_up(self, reason: str) -> None:
+        """Kills a child that is ready but of no use, so that it is replaced; tells `reason` until it is ready again."""
+        if self.state is State.READY and self._child is not None:
+            log.error("%s: %s; it is killed", self.name, reason)
+            self.reason = reason
+            self._child.kill()
 
     async def ensure_ready(self, wait: float) -> None:
         """Returns when the child is ready, starting it if need be.
@@ -192,6 +161,11 @@ class Process:
             async with asyncio.timeout(NOTICE_PATIENCE), self._changed:
                 await self._changed.wait_for(lambda: self.state is not State.READY)
 
+    async def start_failed(self) -> None:
+        """Returns when a start has failed."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self.state is State.FAILED)
+
     def unavailable(self) -> EngineUnavailable:
         """What is told when a start has failed."""
         left = max(1.0, self._retry_at - time.monotonic())
@@ -202,14 +176,15 @@ class Process:
     def expected_seconds(self) -> float:
         """How long until it is likely to be ready, from what its loads and wakings took; varied, for many may ask."""
         measured = self.wake_seconds if self.state is State.ASLEEP else self.load_seconds
-        elapsed = time.monotonic() - self._since if self.state is State.STARTING else 0.0
+        elapsed = time.monotonic() - self._load_began if self.state is State.STARTING else 0.0
         left = (measured or UNKNOWN_LOAD) - elapsed
         return min(LONGEST_RETRY, max(1.0, left) * random.uniform(1.0, 1.25))  # noqa: S311 - no secret hangs on it
 
     def _still_loading(self) -> EngineUnavailable:
+        doing = "being restarted" if self.restarting else "still loading"
         done = f" ({self.health.progress:.0%} done)" if self.health.progress is not None else ""
         return EngineUnavailable(
-            f"The model '{self.name}' is still loading{done}. Try again soon.", retry_after=self.expected_seconds()
+            f"The model '{self.name}' is {doing}{done}. Try again soon.", retry_after=self.expected_seconds()
         )
 
     # --- the owner: everything below writes the state and runs in one task ---
@@ -236,21 +211,21 @@ class Process:
         if obstacle := self._obstacle():
             await self._fail(obstacle)
             return
-        self._tail.clear()
+        self._output.begin()
         self.health = Health(ready=False)
         await self._turn(State.STARTING)
         progress.info("%s: starting", self.name)
-        started = time.monotonic()
-        child = self._child = await Child.spawn(self._command, self._environ, self._log_line)
+        child = self._child = await Child.spawn(self._command, self._environ, self._output.read)
         try:
             overdue = await self._await_ready(child)
             became_ready = self.health.ready
             if became_ready:
-                self.load_seconds = time.monotonic() - started
+                ready_at = time.monotonic()
+                self.load_seconds = ready_at - self._load_began
                 progress.info("%s: ready after %.1f s", self.name, self.load_seconds)
                 await self._turn(State.READY)
                 await self._serve(child)
-                if time.monotonic() - started > self.load_seconds + STEADY_AFTER:
+                if time.monotonic() - ready_at > STEADY_AFTER:
                     self._backoff.recovered()
             resting = child.running
             if resting:
@@ -266,12 +241,15 @@ class Process:
         elif became_ready:
             await self._mourn(code)
         else:
-            await self._fail(overdue or self._public_reason(code))
+            await self._fail(overdue or self._output.why_it_did_not_start(code))
 
     async def _await_ready(self, child: Child) -> str | None:
-        """Returns when the child is ready or has ended. One that takes too long is killed, and the reason returned."""
+        """Returns when the child is ready, has ended or is not wanted any more.
+
+        One that takes too long is killed, and the reason returned.
+        """
         deadline = time.monotonic() + self._start_timeout
-        while child.running:
+        while child.running and self._wanted.is_set():
             if (health := await self._probe()) is not None:
                 self._note(health)
                 if health.ready:
@@ -293,22 +271,23 @@ class Process:
                 return
             try:
                 await self._sleep(self._nap, child)
-                if child.running:
-                    await self._wake(self._nap)
+                if not child.running or not self._wanted.is_set():
+                    return
+                await self._wake(self._nap)
             except (OSError, TimeoutError):
                 log.exception("%s: did not fall asleep or wake up, and is killed", self.name)
                 child.kill()
                 await child.wait()
 
     async def _watch(self, child: Child) -> None:
-        """Returns when the child has ended or is not wanted any more; one that has not answered for long is killed."""
-        silent = 0
+        """Returns when the child has ended or is not wanted any more; one that has not been well for long is killed."""
+        unwell = 0
         while child.running and self._wanted.is_set():
             await self._until_told(child, WATCH_EVERY)
-            silent = 0 if not child.running or await self._probe() else silent + 1
-            if silent >= MOST_SILENT:
-                log.error("%s: has not answered for %d probes and is killed", self.name, silent)
-                child.kill()
+            health = await self._probe() if child.running else None
+            unwell = 0 if health is not None and health.ready else unwell + 1
+            if unwell >= MOST_UNWELL and child.running:
+                self.give_up(f"it has not said for {unwell} probes that it is well")
                 await child.wait()
 
     async def _until_told(self, child: Child, patience: float | None) -> None:
@@ -322,21 +301,20 @@ class Process:
                 wait.cancel()
 
     async def _sleep(self, nap: Nap, child: Child) -> None:
-        """Puts the child to sleep; returns when it is wanted again or has ended."""
+        """Puts the child to sleep; returns when it is wanted again, has ended or has slept for too long."""
         await self._turn(State.STOPPING)
         async with asyncio.timeout(NAP_PATIENCE):
             await nap.sleep()
         progress.info("%s: asleep", self.name)
         await self._turn(State.ASLEEP)
-        while child.running and not self._wanted.is_set():
-            await self._until_told(child, None)
+        if not self._wanted.is_set():
+            await self._until_told(child, self.longest_nap)
 
     async def _wake(self, nap: Nap) -> None:
         await self._turn(State.STARTING)
-        started = time.monotonic()
         async with asyncio.timeout(NAP_PATIENCE):
             await nap.wake()
-        self.wake_seconds = time.monotonic() - started
+        self.wake_seconds = time.monotonic() - self._load_began
         progress.info("%s: awake after %.1f s", self.name, self.wake_seconds)
         await self._turn(State.READY)
 
@@ -344,24 +322,40 @@ class Process:
         if health.phase is not None and health != self.health:
             done = f" {health.progress:.0%}" if health.progress is not None else ""
             progress.info("%s: loading, %s%s", self.name, health.phase, done)
+        if health.phase == DOWNLOAD:
+            self._load_began = time.monotonic()
         self.health = health
+
+    def _note_loading(self, health: Health) -> None:
+        if self.state is State.STARTING:
+            self._note(health)
 
     async def _mourn(self, code: int) -> None:
         """A child that had been ready has died: it is started again after a pause, where it is still wanted."""
-        log.error("%s: ended with exit code %s; its last lines:\n%s", self.name, code, "\n".join(self._tail))
+        log.error("%s: ended with exit code %s; its last lines:\n%s", self.name, code, self._output.last_lines)
         self.health = Health(ready=False)
+        if self._wanted.is_set():
+            self.restarting = True
+            await self._turn(State.STARTING)
+            await self._pause_after_death()
         if not self._wanted.is_set():
             await self._turn(State.STOPPED)
-            return
-        await self._turn(State.STARTING)
+
+    async def _pause_after_death(self) -> None:
+        """None after the first death, then growing ones; ends early when the child is told to rest."""
         at_once = self._backoff.failures == 0
         pause = self._backoff.failed()
-        if not at_once:
-            await asyncio.sleep(pause)
+        if at_once:
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(pause):
+                while self._wanted.is_set():
+                    self._told.clear()
+                    await self._told.wait()
 
     async def _fail(self, reason: str) -> None:
         """A start has failed: all who wait are told, and the next try waits for somebody to ask."""
-        log.error("%s: could not start: %s; its last lines:\n%s", self.name, reason, "\n".join(self._tail))
+        log.error("%s: could not start: %s; its last lines:\n%s", self.name, reason, self._output.last_lines)
         self.reason = reason
         self.health = Health(ready=False)
         self.failed_starts += 1
@@ -369,28 +363,14 @@ class Process:
         self._wanted.clear()
         await self._turn(State.FAILED)
 
-    def _public_reason(self, code: int) -> str:
-        last = self._tail[-1] if self._tail else ""
-        if last.startswith(PUBLIC_MARK):
-            return last.removeprefix(PUBLIC_MARK).rstrip(".")
-        if code == -signal.SIGKILL:
-            return "its engine was killed while it started, as happens when memory runs out; free some or use less"
-        return f"its engine ended with exit code {code} while it started; the gateway's log has its last lines"
-
     async def _turn(self, state: State) -> None:
         async with self._changed:
             self.state = state
-            self._since = time.monotonic()
             if state is State.READY:
                 self.reason = None
+            if state is State.STARTING:
+                self._load_began = time.monotonic()
+            else:
+                self.restarting = False
             self._changed.notify_all()
         self.on_change()
-
-    def _log_line(self, line: str) -> None:
-        if loading := LOADING_LINE.fullmatch(line):
-            if self.state is State.STARTING:
-                done = min(1.0, float(loading["progress"]))
-                self._note(Health(ready=False, phase=loading["phase"], progress=done))
-        elif line:
-            self._tail.append(line)
-            log.info("%s: %s", self.name, line)

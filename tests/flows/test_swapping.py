@@ -15,14 +15,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-import msgspec
 import pytest
 
-from gateway import wire
+from gateway.engine import Ask
 from gateway.errors import EngineUnavailable
 from gateway.fleet import Fleet
+from gateway.life import State
 from gateway.local import LocalEngine
-from gateway.process import State
 from tests import pictures
 from tests.flows.raw import Answer, chat, send
 from tests.gateway.test_local import journal, local_engine, request, until, words
@@ -67,11 +66,10 @@ async def test_ten_thousand_requests_each_get_their_own_answer(tmp_path: Path) -
         async def ask(number: int) -> str:
             picture = number.to_bytes(4, "big") * dice.randrange(1, 50)
             engine = engines["abcd"[dice.randrange(1000) // 333]]  # the fourth is asked for rarely
-            asked = request("", picture)
             async with seats:
                 if number % 10 == 0:
-                    return await _leave(engine, asked, after=dice.random() / 50)
-                answer = await _answer(engine, asked, stream=number % 2 == 1)
+                    return await _leave(engine, request("", picture), after=dice.random() / 50)
+                answer = await _answer(engine, picture, stream=number % 2 == 1)
             return "its own" if answer == hashlib.sha256(picture).hexdigest() else "another's"
 
         ends = Counter(await asyncio.gather(*(ask(number) for number in range(10_000))))
@@ -82,14 +80,14 @@ async def test_ten_thousand_requests_each_get_their_own_answer(tmp_path: Path) -
         await until(lambda: all(engine.status.state is State.STOPPED for engine in engines.values()))
 
 
-async def _answer(engine: LocalEngine, asked: wire.ChatRequest, *, stream: bool) -> str | None:
+async def _answer(engine: LocalEngine, picture: bytes, *, stream: bool) -> str | None:
     if stream:
-        return "".join(await words(engine.stream(msgspec.structs.replace(asked, stream=True))))
-    content = (await engine.complete(asked)).choices[0].message.content
+        return "".join(await words(engine.stream(request("", picture, stream=True))))
+    content = (await engine.complete(request("", picture))).choices[0].message.content
     return content if isinstance(content, str) else None
 
 
-async def _leave(engine: LocalEngine, asked: wire.ChatRequest, *, after: float) -> str:
+async def _leave(engine: LocalEngine, asked: Ask, *, after: float) -> str:
     work = asyncio.create_task(engine.complete(asked))
     await asyncio.sleep(after)
     work.cancel()
@@ -106,6 +104,17 @@ async def test_an_engine_that_makes_room_sleeps_where_it_can(tmp_path: Path) -> 
         assert (engines["a"].status.state, engines["b"].status.state) == (State.ASLEEP, State.READY)
     told = [line for line in journal(tmp_path) if "reset" not in line]
     assert told == ["a /sleep?level=1", "b /sleep?level=1", "a /wake_up", "a /sleep?level=1", "b /wake_up"]
+
+
+async def test_an_engine_that_sleeps_for_long_is_stopped(tmp_path: Path) -> None:
+    """When it has slept for the time to live, its process ends and gives back what it held; asked for, it returns."""
+    async with stand_ins(tmp_path, "a", max_loaded=1, idle_timeout=0.3, sleeps=True) as engines:
+        for _ in range(2):
+            await engines["a"].complete(request("", b"picture"))
+            await until(lambda: engines["a"].status.state is State.ASLEEP)
+            await until(lambda: engines["a"].process.pid is None)
+
+        assert journal(tmp_path) == ["a /sleep?level=1"] * 2
 
 
 async def test_loading_in_the_background_waits_for_a_place_too(tmp_path: Path) -> None:

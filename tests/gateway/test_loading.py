@@ -1,11 +1,12 @@
 """What is told of a process that loads: how far it is, and when to come back."""
 
+import time
 from pathlib import Path
 
 import pytest
 
 from gateway.errors import EngineUnavailable
-from gateway.process import State
+from gateway.life import Health, State
 from tests.gateway.test_process import FOREVER, loading, process, python, until
 
 
@@ -27,7 +28,7 @@ async def test_who_does_not_want_to_wait_is_told_how_far_it_is() -> None:
 async def test_how_far_it_is_can_be_told_in_a_line(caplog: pytest.LogCaptureFixture) -> None:
     """A child that does not listen yet says it on its output; that is no line for the log."""
     code = "import sys; print('altgate-loading: download 0.35', flush=True); sys.stdin.read()"
-    with caplog.at_level("INFO", "gateway.process"):
+    with caplog.at_level("INFO", "gateway.output"):
         async with process(python(code), silent) as child:
             child.want()
             await until(lambda: child.health.progress is not None)
@@ -56,7 +57,7 @@ async def test_garbage_about_the_loading_is_harmless(
 ) -> None:
     """It is a line like any other; and nothing is ever more than done."""
     code = f"import sys; print({line!r}); print('end', flush=True); sys.stdin.read()"
-    with caplog.at_level("INFO", "gateway.process"):
+    with caplog.at_level("INFO", "gateway.output"):
         async with process(python(code), silent) as child:
             child.want()
             await until(lambda: "demo: end" in caplog.text)
@@ -74,7 +75,7 @@ async def test_what_a_ready_child_says_of_loading_changes_nothing(
         "print('altgate-loading: weights 0.1\\nend', flush=True)\n"
         "sys.stdin.read()\n"
     )
-    with caplog.at_level("INFO", "gateway.process"):
+    with caplog.at_level("INFO", "gateway.output"):
         async with process(python(code)) as child:
             await child.ensure_ready(30)
             (tmp_path / "go").touch()
@@ -95,3 +96,41 @@ async def test_the_time_to_come_back_is_what_loading_took(load_seconds: float, l
 
     assert caught.value.retry_after is not None
     assert least <= caught.value.retry_after <= most
+
+
+class Clock:
+    """A clock that can be put forward."""
+
+    ahead = 0.0
+
+    def monotonic(self) -> float:
+        """Seconds."""
+        return time.monotonic() + self.ahead
+
+
+@pytest.mark.parametrize(("phase", "least", "most"), [("download", 0, 500), ("weights", 1000, 2000)])
+async def test_a_download_is_no_part_of_what_loading_takes(
+    phase: str, least: float, most: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It happens once: what is told and planned for later loads is measured from its end on."""
+    clock = Clock()
+    monkeypatch.setattr("gateway.process.time", clock)
+    told = 0
+    done = False
+
+    async def probe() -> Health:
+        nonlocal told
+        told += 1
+        return Health(ready=True) if done else Health(ready=False, phase=phase, progress=0.5)
+
+    async with process(FOREVER, probe, start_timeout=10_000) as child:
+        child.want()
+        await until(lambda: told > 0)
+        clock.ahead = 1000.0
+        then = told
+        await until(lambda: told > then + 1)
+        done = True
+        await child.ensure_ready(30)
+
+        assert child.load_seconds is not None
+        assert least <= child.load_seconds < most

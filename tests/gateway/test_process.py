@@ -5,14 +5,14 @@ import os
 import select
 import signal
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from gateway.errors import EngineUnavailable
-from gateway.process import Health, Probe, Process, State, nothing_missing
+from gateway.life import Health, Nap, Probe, State
+from gateway.process import Process, nothing_missing
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,10 +40,11 @@ def process(
     probe: Probe = healthy,
     *,
     start_timeout: float = 30,
+    nap: Nap | None = None,
     obstacle: Callable[[], str | None] = nothing_missing,
 ) -> Process:
     """A process of that command."""
-    return Process("demo", command, probe, start_timeout=start_timeout, obstacle=obstacle)
+    return Process("demo", command, probe, start_timeout=start_timeout, nap=nap, obstacle=obstacle)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -56,14 +57,6 @@ async def until(condition: Callable[[], bool]) -> None:
 async def replaced(child: Process, first: int) -> None:
     """Returns when another child is ready in the first one's place."""
     await until(lambda: child.pid not in (None, first) and child.state is State.READY)
-
-
-async def killed(child: Process) -> None:
-    """Kills the child, and returns when another is ready in its place."""
-    assert child.pid is not None
-    first = child.pid
-    os.kill(first, signal.SIGKILL)
-    await replaced(child, first)
 
 
 async def test_it_starts_when_it_is_wanted_and_stops_with_its_context() -> None:
@@ -134,82 +127,6 @@ async def test_a_start_that_takes_too_long_is_ended() -> None:
     async with process(FOREVER, loading, start_timeout=0.2) as child:
         with pytest.raises(EngineUnavailable, match="not ready within"):
             await child.ensure_ready(30)
-
-        assert child.pid is None
-
-
-async def test_a_child_that_dies_is_started_again() -> None:
-    """Its death needs nobody's request to be mended, and a request in between waits for the new one."""
-    async with process(FOREVER) as child:
-        await child.ensure_ready(30)
-
-        await killed(child)
-
-        assert Path(f"/proc/{child.pid}").exists()
-
-
-async def test_one_that_dies_again_and_again_is_started_with_growing_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first time at once, then after pauses that double; who asks meanwhile waits for it."""
-    monkeypatch.setattr("gateway.process.FIRST_PAUSE", 0.1)
-    took: list[float] = []
-    async with process(FOREVER) as child:
-        await child.ensure_ready(30)
-        for _ in range(4):
-            before = time.monotonic()
-            await killed(child)
-            took.append(time.monotonic() - before)
-        os.kill(child.pid or 0, signal.SIGKILL)
-        await until(lambda: child.state is not State.READY)
-        await child.ensure_ready(30)
-
-    assert [seconds >= 0.75 * 0.1 * 2**number for number, seconds in enumerate(took)][1:] == [True] * 3
-
-
-async def test_one_that_lived_for_long_is_started_at_once_when_it_dies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its earlier failures are forgotten."""
-    monkeypatch.setattr("gateway.process.FIRST_PAUSE", 1000.0)
-    monkeypatch.setattr("gateway.process.LONGEST_PAUSE", 1000.0)
-    monkeypatch.setattr("gateway.process.STEADY_AFTER", 0.0)
-    async with process(FOREVER) as child:
-        await child.ensure_ready(30)
-
-        for _ in range(3):
-            await killed(child)
-
-
-async def test_it_rests_and_is_started_again_when_it_is_wanted() -> None:
-    """Told to rest, its child ends properly; the next who asks gets another one."""
-    async with process(FOREVER) as child:
-        await child.ensure_ready(30)
-        first = child.pid
-        child.rest()
-        await until(lambda: child.state is State.STOPPED)
-        assert child.pid is None
-
-        await child.ensure_ready(30)
-
-        assert child.pid not in (None, first)
-
-
-async def test_one_that_dies_when_it_is_to_rest_is_not_started_again() -> None:
-    """Nobody wants it, so its death is what was asked for."""
-    answering = asyncio.Event()
-    answering.set()
-
-    async def probe() -> Health:
-        await answering.wait()
-        return Health(ready=True)
-
-    async with process(FOREVER, probe) as child:
-        await child.ensure_ready(30)
-        first = child.pid
-        assert first is not None
-        answering.clear()
-        child.rest()
-        os.kill(first, signal.SIGKILL)
-        await until(lambda: not Path(f"/proc/{first}").exists())
-        answering.set()
-        await until(lambda: child.state is State.STOPPED)
 
         assert child.pid is None
 
@@ -325,24 +242,6 @@ async def test_a_probe_that_breaks_is_a_failed_start(caplog: pytest.LogCaptureFi
 
         assert child.state is State.FAILED
     assert "secret" in caplog.text
-
-
-async def test_a_child_that_hangs_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that was ready and answers no more is killed and started again."""
-    monkeypatch.setattr("gateway.process.WATCH_EVERY", 0.02)
-    hanging: set[int | None] = set()
-
-    async def probe() -> Health | None:
-        return None if child.pid in hanging else Health(ready=True)
-
-    async with process(FOREVER, probe) as child:
-        await child.ensure_ready(30)
-        first = child.pid
-        assert first is not None
-        hanging.add(first)
-        await replaced(child, first)
-
-        assert child.pid not in hanging
 
 
 async def test_a_flood_of_output_is_bounded(caplog: pytest.LogCaptureFixture) -> None:

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field, replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
-from gateway.turns import GRACE, LINGER, SHORTEST_TURN, Plan, Seat, Whereabouts, decide
+from gateway.turns import GRACE, LINGER, LONGEST_TURN, SHORTEST_TURN, Plan, Seat, Whereabouts, decide
 
 LEAVING = 0.25  # seconds that the simulated engines take to unload
 
@@ -59,6 +60,36 @@ def test_a_busy_engine_keeps_its_place_for_its_turn_and_is_then_closed_but_not_u
 
     assert within == Plan(load=[], unload=[], close=[], look_again=15.0)
     assert after == Plan(load=[], unload=[], close=["a"])
+
+
+def test_a_turn_has_an_end_however_long_loading_took() -> None:
+    """Who waits for another engine gets it before giving up, even when this one took a quarter of an hour."""
+    seats = [loaded("a", busy=1, at=10.0, took=900.0), out("b", 11.0)]
+
+    assert decide(seats, places=1, now=11.0).look_again == 10.0 + LONGEST_TURN
+    assert decide(seats, places=1, now=10.0 + LONGEST_TURN).close == ["a"]
+
+
+def test_an_engine_that_restarts_for_nobody_makes_room() -> None:
+    """For one who waits, or when its time to live is over; else it goes on, as it does for those who are with it."""
+    lonely = Seat(name="a", where="restarting", loaded_at=1.0, last_used=5.0, load_seconds=50.0)
+    wanted = structs.replace(lonely, busy=1)
+
+    assert decide([lonely, out("b", 5.0)], places=1, now=6.0) == Plan(load=[], unload=["a"], close=[])
+    assert decide([lonely, out("b")], places=1, now=6.0) == Plan(load=[], unload=[], close=[])
+    assert decide([lonely], places=1, now=6.0, idle_timeout=10.0).look_again == 15.0
+    assert decide([lonely], places=1, now=15.0, idle_timeout=10.0).unload == ["a"]
+    assert decide([wanted, out("b", 5.0)], places=1, now=6.0) == Plan(load=[], unload=[], close=[], look_again=51.0)
+    assert decide([wanted, out("b", 5.0)], places=1, now=51.0) == Plan(load=[], unload=[], close=["a"])
+
+
+def test_the_plan_is_made_anew_when_nobody_is_awaited_any_more() -> None:
+    """An engine that was closed for somebody who does not come back is opened then."""
+    awaited = Seat(name="b", where="out", waiting_since=1.0, awaited_until=30.0)
+
+    plan = decide([loaded("a", busy=1), awaited], places=1, now=20.0)
+
+    assert plan == Plan(load=[], unload=[], close=["a"], look_again=30.0)
 
 
 def test_the_longest_turn_is_the_first_to_end() -> None:
@@ -304,11 +335,22 @@ def test_a_steady_stream_for_one_model_keeps_another_out_for_no_longer_than_a_tu
     assert max(machine.waits) <= 2 * 5.0 + 5.0 + 0.35 + 2 * LEAVING
 
 
-def test_two_who_ask_one_by_one_do_not_swap_for_every_request() -> None:
+@pytest.mark.parametrize("pause", [0.0, 0.2, 0.45])
+def test_two_who_ask_one_by_one_do_not_swap_for_every_request(pause: float) -> None:
     """Each of two clients sends its next request when it has read its answer; at most half of the time is loading."""
     machine = Machine({"a": 5.0, "b": 5.0}, places=1)
 
-    machine.run([Arrival(at=0.0, engine=name, work=0.1, pause=0.2) for name in "ab"], until=200.0)
+    machine.run([Arrival(at=0.0, engine=name, work=0.1, pause=pause) for name in "ab"], until=200.0)
 
     assert sum(engine.loads for engine in machine.engines.values()) <= 200.0 / (5.0 + 5.0) + 1
     assert all(engine.loads > 5 for engine in machine.engines.values())
+
+
+@pytest.mark.parametrize("pause", [0.6, 3.0, 20.0])
+def test_who_pauses_for_longer_than_an_engine_lingers_holds_nobody_up(pause: float) -> None:
+    """Such clients may swap for every request; in return nobody waits for more than the other's load and the own."""
+    machine = Machine({"a": 5.0, "b": 5.0}, places=1)
+
+    machine.run([Arrival(at=0.0, engine=name, work=0.1, pause=pause) for name in "ab"], until=200.0)
+
+    assert max(machine.waits) <= 2 * (LEAVING + 5.0) + 0.1 + LINGER * 5.0 + 1e-6

@@ -1,0 +1,51 @@
+"""What a child prints: lines for the log, how far its loading is, and in the last line why it could not start."""
+
+import logging
+import re
+import signal
+from collections import deque
+from collections.abc import Callable
+
+from gateway.life import Health
+
+log = logging.getLogger(__name__)
+
+TAIL_LINES = 20
+PUBLIC_MARK = "altgate: "  # a child's last line that begins so may be shown to a client
+LOADING_LINE = re.compile(r"altgate-loading: (?P<phase>[\w ]{1,40}) (?P<progress>[01](\.\d{1,6})?)")  # how far it is
+
+
+class Output:
+    """What the children of one name print. `on_loading` is told how far loading is."""
+
+    def __init__(self, name: str, on_loading: Callable[[Health], None]) -> None:
+        self._name = name
+        self._on_loading = on_loading
+        self._tail: deque[str] = deque(maxlen=TAIL_LINES)
+
+    def begin(self) -> None:
+        """Another child begins to print."""
+        self._tail.clear()
+
+    def read(self, line: str) -> None:
+        """Takes a line, without its end."""
+        if loading := LOADING_LINE.fullmatch(line):
+            done = min(1.0, float(loading["progress"]))
+            self._on_loading(Health(ready=False, phase=loading["phase"], progress=done))
+        elif line:
+            self._tail.append(line)
+            log.info("%s: %s", self._name, line)
+
+    @property
+    def last_lines(self) -> str:
+        """The last lines, for our log alone."""
+        return "\n".join(self._tail)
+
+    def why_it_did_not_start(self, code: int) -> str:
+        """What a client may be told when the child ended with that exit code before it was ready."""
+        last = self._tail[-1] if self._tail else ""
+        if last.startswith(PUBLIC_MARK):
+            return last.removeprefix(PUBLIC_MARK).rstrip(".")
+        if code == -signal.SIGKILL:
+            return "its engine was killed while it started, as happens when memory runs out; free some or use less"
+        return f"its engine ended with exit code {code} while it started; the gateway's log has its last lines"
