@@ -20,7 +20,7 @@ from gateway.errors import (
     render,
 )
 from gateway.limits import Gate
-from gateway.middleware import AccessLog, Admission, RequestId
+from gateway.middleware import AccessLog, Admission, Attention, RequestId
 from gateway.parts import Parts
 from gateway.routes import chat, health, models
 
@@ -48,7 +48,12 @@ def create_app(config: Config, parts: Parts) -> ASGIApp:
 
     app: ASGIApp = Litestar(
         route_handlers=[
-            chat.route(captioner, heartbeat=config.server.heartbeat, body_timeout=config.server.body_timeout),
+            chat.route(
+                captioner,
+                heartbeat=config.server.heartbeat,
+                body_timeout=config.server.body_timeout,
+                longest_wait=config.engines.start_timeout,
+            ),
             *models.routes(captioner),
             *health.routes(captioner, config.engines.preload),
         ],
@@ -60,6 +65,7 @@ def create_app(config: Config, parts: Parts) -> ASGIApp:
     )
     gate = Gate(max_requests=config.server.max_requests, max_bytes=config.server.max_bytes_in_flight)
     app = Admission(app, gate)
+    app = Attention(app)
     app = AccessLog(app)
     return RequestId(app)
 

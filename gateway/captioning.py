@@ -9,6 +9,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 from msgspec import Struct
@@ -36,7 +37,7 @@ class Job(Struct, frozen=True, kw_only=True):
 
     `asked` is what the engine will be asked, its pictures not yet decoded; `key` is None for an answer that is not
     kept; `unwrap` names the property whose words are the answer, where a preset was chosen but no object asked for;
-    `wait` is how many seconds a load of the engine may take, None for what is configured.
+    `wait` is how many seconds a load of the engine may take, None for what is configured and where nothing is loaded.
     """
 
     asked: ChatRequest
@@ -92,7 +93,7 @@ class Captioner:
             key=key,
             cache=("hit" if found else "miss") if consulted else "bypass",
             found=found,
-            wait=directives.wait,
+            wait=directives.wait if route.model.engine != "remote" else None,
         )
 
     async def answer(self, job: Job) -> ChatCompletion:
@@ -115,11 +116,10 @@ class Captioner:
             for chunk in completion.replayed(job.head, choices, usage):
                 yield chunk
             return
-        streamed = replace(
-            await self._with_pictures(job), stream=True, stream_options=wire.StreamOptions(include_usage=True)
-        )
+        in_pieces = replace(job.asked, stream=True, stream_options=wire.StreamOptions(include_usage=True))
+        ask = partial(self._with_pictures, replace(job, asked=in_pieces))
         gathered = completion.Gathered()
-        chunks = self.engines[job.model.name].stream(streamed, wait=job.wait)
+        chunks = self.engines[job.model.name].stream(ask, wait=job.wait)
         try:
             async for chunk in chunks:
                 gathered.add(chunk)
@@ -160,7 +160,7 @@ class Captioner:
         if job.found is not None:
             choices, usage = job.found.choices, job.found.usage
         else:
-            made = await self.engines[job.model.name].complete(await self._with_pictures(job), wait=job.wait)
+            made = await self.engines[job.model.name].complete(partial(self._with_pictures, job), wait=job.wait)
             choices, usage = made.choices, made.usage
             promises.ensure_kept(job.asked, choices)
             self._keep(job, choices, usage)

@@ -7,6 +7,9 @@ from msgspec import Struct
 _WAIT = re.compile(r'wait\s*=\s*(?P<quote>"?)(?P<seconds>\d{1,6})(?P=quote)\s*(?:;.*)?', re.IGNORECASE | re.ASCII)
 
 
+LONGEST_WAIT = 600.0  # seconds: who waits holds one of the places for requests
+
+
 class Directives(Struct, frozen=True):
     """What the headers ask for; `wait` is how many seconds a load may take, None for what is configured."""
 
@@ -18,18 +21,21 @@ class Directives(Struct, frozen=True):
 NO_DIRECTIVES = Directives()
 
 
-def read(*, cache_control: str = "", prefer: str = "") -> Directives:
-    """The directives in two headers' values. What is malformed or unknown is ignored, as both headers want it."""
+def read(*, cache_control: str = "", prefer: str = "", longest_wait: float = LONGEST_WAIT) -> Directives:
+    """The directives in two headers' values, with no more than `longest_wait` seconds to wait.
+
+    What is malformed or unknown is ignored, as both headers want it.
+    """
     asked = {directive.strip().lower() for directive in cache_control.split(",")}
     waits = (_WAIT.fullmatch(preference.strip()) for preference in prefer.split(","))
     first = next((found for found in waits if found), None)
     return Directives(
         no_cache="no-cache" in asked,
         no_store="no-store" in asked,
-        wait=float(first["seconds"]) if first else None,
+        wait=min(float(first["seconds"]), longest_wait, LONGEST_WAIT) if first else None,
     )
 
 
-def applied(directives: Directives) -> dict[str, str]:
-    """The header that says which preference was honoured."""
-    return {} if directives.wait is None else {"preference-applied": f"wait={directives.wait:.0f}"}
+def applied(wait: float | None) -> dict[str, str]:
+    """The header that says for how many seconds a preference to wait was honoured; none where it was not."""
+    return {} if wait is None else {"preference-applied": f"wait={wait:.0f}"}

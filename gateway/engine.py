@@ -1,13 +1,16 @@
 """The Engine seam: chat completions in, chat completions out. `local.py` and `remote.py` are its two kinds."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from types import TracebackType
 from typing import Protocol, Self
 
 from msgspec import Struct
 
 from gateway import wire
-from gateway.process import State
+from gateway.life import State
+
+Ask = Callable[[], Awaitable[wire.ChatRequest]]
+"""Builds the request. Called once, when the engine can work on it: until then its pictures need not be decoded."""
 
 
 class Status(Struct, frozen=True):
@@ -39,13 +42,13 @@ class Engine(Protocol):
         ...
 
     def want(self) -> None:
-        """Loads it in the background."""
+        """Loads it in the background, and again after a start that failed."""
         ...
 
-    async def complete(self, request: wire.ChatRequest, *, wait: float | None = None) -> wire.ChatCompletion:
+    async def complete(self, ask: Ask, *, wait: float | None = None) -> wire.ChatCompletion:
         """A whole answer. `wait` is how many seconds to wait for a load, None for what is configured."""
         ...
 
-    def stream(self, request: wire.ChatRequest, *, wait: float | None = None) -> AsyncGenerator[wire.Chunk, None]:
+    def stream(self, ask: Ask, *, wait: float | None = None) -> AsyncGenerator[wire.Chunk, None]:
         """The answer as it is made. Closing the generator ends the work."""
         ...

@@ -1,8 +1,9 @@
 """An engine on this machine: a supervised process that speaks chat completions on a Unix socket."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from http import HTTPStatus
 from types import TracebackType
 from typing import Self
@@ -12,13 +13,15 @@ import msgspec
 from msgspec import Struct
 
 from gateway import upstream, wire
-from gateway.engine import Status
+from gateway.engine import Ask, Status
 from gateway.errors import EngineFault, EngineUnavailable
 from gateway.fleet import Fleet
-from gateway.process import Health, Nap, Process, State, nothing_missing
+from gateway.life import Health, Nap, State
+from gateway.process import Process, nothing_missing
 
 PATH = "/v1/chat/completions"
 PROBE_TIMEOUT = 2.0  # seconds
+MOST_UNANSWERED = 3  # requests
 STALE_AFTER_SLEEP = ("/reset_prefix_cache", "/reset_mm_cache", "/reset_encoder_cache")
 
 
@@ -68,6 +71,8 @@ class LocalEngine:
         self._request_timeout = request_timeout
         self._session: aiohttp.ClientSession | None = None
         self._loading: asyncio.Task[None] | None = None
+        self._unanswered = 0
+        self._heard_at = 0.0
         self.process = Process(
             name,
             command,
@@ -113,29 +118,25 @@ class LocalEngine:
         )
 
     def want(self) -> None:
-        """Loads it in the background, as soon as there is a place."""
-        self._loading = asyncio.create_task(self._load())
+        """Loads it in the background, as soon as there is a place, and after a start that failed again."""
+        if self._loading is None:
+            self._loading = asyncio.create_task(self._seat.preload(self._start_timeout))
 
-    async def complete(self, request: wire.ChatRequest, *, wait: float | None = None) -> wire.ChatCompletion:
+    async def complete(self, ask: Ask, *, wait: float | None = None) -> wire.ChatCompletion:
         """A whole answer.
 
         Raises:
             GatewayError: the engine refused, is not there, failed or took too long.
         """
-        return await upstream.whole(self._sent(request, wait), self.name)
+        return await upstream.whole(self._sent(ask, wait), self.name)
 
-    def stream(self, request: wire.ChatRequest, *, wait: float | None = None) -> AsyncGenerator[wire.Chunk, None]:
+    def stream(self, ask: Ask, *, wait: float | None = None) -> AsyncGenerator[wire.Chunk, None]:
         """The answer as it is made.
 
         Raises:
             GatewayError: as `complete`, and also in the middle.
         """
-        return upstream.streamed(self._sent(request, wait), self.name)
-
-    async def _load(self) -> None:
-        with suppress(EngineUnavailable):  # the status says it, and so does the log
-            async with self._seat.taken(self._start_timeout):
-                pass
+        return upstream.streamed(self._sent(ask, wait), self.name, self._request_timeout)
 
     @property
     def _http(self) -> aiohttp.ClientSession:
@@ -144,24 +145,50 @@ class LocalEngine:
         return self._session
 
     @asynccontextmanager
-    async def _sent(self, request: wire.ChatRequest, wait: float | None) -> AsyncIterator[upstream.Response]:
+    async def _sent(self, ask: Ask, wait: float | None) -> AsyncIterator[upstream.Response]:
         """The response to a request, once its status says that there is an answer."""
-        patience = self._cold_start_wait if wait is None else min(wait, self._start_timeout)
+        patience = self._cold_start_wait if wait is None else wait
         async with self._seat.taken(patience):
+            since, response = time.monotonic(), None
             try:
-                async with await self._post(wire.encode(request), patience) as response:
+                async with await self._post(wire.encode(await ask()), patience) as response:
                     if response.status != HTTPStatus.OK:
                         raise await upstream.refusal(response, self.name)
                     yield response
             except TimeoutError:
                 raise upstream.too_slow(self.name, self._request_timeout) from None
+            except EngineFault as fault:
+                raise await self._gone() if await self._is_dead() else fault from None
             except aiohttp.ClientError:
                 # A request that killed its engine would kill the next one too, so it is not tried again here.
-                await self.process.death_noticed()
-                raise EngineUnavailable(
-                    f"The engine of '{self.name}' went away while it worked on this request and is being restarted. "
-                    "Try again.",
-                ) from None
+                raise await self._gone() from None
+            finally:
+                self._note(response, since)
+
+    def _note(self, response: upstream.Response | None, since: float) -> None:
+        """Counts requests that met their limit unanswered. An engine that answers none, whatever its health, hangs."""
+        now = time.monotonic()
+        if response is not None and response.content.total_bytes:
+            self._heard_at, self._unanswered = now, 0
+        elif now >= since + self._request_timeout and self._heard_at < since:
+            self._unanswered += 1
+        if self._unanswered == MOST_UNANSWERED:
+            self._unanswered = 0
+            self.process.give_up(f"it left {MOST_UNANSWERED} requests in a row without an answer")
+
+    async def _is_dead(self) -> bool:
+        """Whether what failed was no request but the engine, whose server may outlive it and answer: vLLM's does."""
+        health = await self._probe()
+        if health is not None and not health.ready:
+            self.process.give_up("it says that it cannot answer any more")
+        return health is None or not health.ready
+
+    async def _gone(self) -> EngineUnavailable:
+        await self.process.death_noticed()
+        return EngineUnavailable(
+            f"The engine of '{self.name}' went away while it worked on this request and is being restarted. Try again.",
+            retry_after=self.process.expected_seconds(),
+        )
 
     async def _post(self, body: bytes, patience: float) -> upstream.Response:
         try:
@@ -178,7 +205,7 @@ class LocalEngine:
                 said = await upstream.limited(response)
                 body = _decode_health(said) if said else _HealthBody()  # vLLM says it by the status alone
                 return Health(response.status == HTTPStatus.OK, body.phase, body.progress, body.device)
-        except (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError, EngineFault):
+        except (aiohttp.ClientError, TimeoutError, OSError, EngineFault, *upstream.UNREADABLE):
             return None
 
     async def _sleep(self) -> None:

@@ -22,9 +22,9 @@ from msgspec import Struct
 from gateway import __version__, inventory, upstream, wire
 from gateway.breaker import Breaker, RetryBudget
 from gateway.catalogue import Model
-from gateway.engine import Status
+from gateway.engine import Ask, Status
 from gateway.errors import EngineFault, EngineUnavailable, GatewayError
-from gateway.process import State
+from gateway.life import State
 
 log = logging.getLogger(__name__)
 
@@ -128,21 +128,21 @@ class RemoteEngine:
         for replica in self._replicas:
             replica.doubted.set()
 
-    async def complete(self, request: wire.ChatRequest, *, wait: float | None = None) -> wire.ChatCompletion:  # noqa: ARG002 - nothing is loaded here
+    async def complete(self, ask: Ask, *, wait: float | None = None) -> wire.ChatCompletion:  # noqa: ARG002 - nothing is loaded here
         """A whole answer. What cannot be had now is refused at once, whatever `wait` says.
 
         Raises:
             GatewayError: the servers refused, are not there, failed or took too long.
         """
-        return await upstream.whole(self._sent(request), self.name)
+        return await upstream.whole(self._sent(ask), self.name)
 
-    def stream(self, request: wire.ChatRequest, *, wait: float | None = None) -> AsyncGenerator[wire.Chunk, None]:  # noqa: ARG002 - nothing is loaded here
+    def stream(self, ask: Ask, *, wait: float | None = None) -> AsyncGenerator[wire.Chunk, None]:  # noqa: ARG002 - nothing is loaded here
         """The answer as it is made.
 
         Raises:
             GatewayError: as `complete`, and also in the middle.
         """
-        return upstream.streamed(self._sent(request), self.name, self._key)
+        return upstream.streamed(self._sent(ask), self.name, self._request_timeout, self._key)
 
     @property
     def _http(self) -> aiohttp.ClientSession:
@@ -158,13 +158,14 @@ class RemoteEngine:
     # --- requests ---
 
     @asynccontextmanager
-    async def _sent(self, request: wire.ChatRequest) -> AsyncIterator[upstream.Response]:
+    async def _sent(self, ask: Ask) -> AsyncIterator[upstream.Response]:
         """The response of the first or the second replica asked, once its status says that there is an answer."""
         deadline = time.monotonic() + self._request_timeout
         self._retries.earn()
         first = self._pick() if self._obstacle is None else None
         if first is None:
             raise self._unavailable()
+        request = await ask()
         async with AsyncExitStack() as calls:
             try:
                 response = await calls.enter_async_context(self._call(first, request, deadline))
@@ -260,7 +261,7 @@ class RemoteEngine:
 
     async def _keep_probing(self, replica: Replica) -> None:
         while True:
-            trouble = await self._probe(replica)
+            trouble = await self._trouble(replica)
             if trouble is not None and trouble != replica.trouble:
                 log.warning("%s: %s is set aside: %s", self.name, replica.url, trouble)
             elif trouble is None and (replica.trouble is not None or not replica.probed):
@@ -273,6 +274,14 @@ class RemoteEngine:
                     await replica.doubted.wait()
             replica.doubted.clear()
 
+    async def _trouble(self, replica: Replica) -> str | None:
+        """What its probe finds, whatever that may be: one that is never probed again would never come back."""
+        try:
+            return await self._probe(replica)
+        except Exception:
+            log.exception("%s: the probe of %s failed", self.name, replica.url)
+            return "a probe that failed"
+
     async def _probe(self, replica: Replica) -> str | None:
         """What is wrong with a replica, or None. Learns as well whether it is a vLLM, which remembers pictures."""
         try:
@@ -284,7 +293,7 @@ class RemoteEngine:
                 listing = _decode_listing(await upstream.limited(response))
         except (TimeoutError, *UNREACHABLE):
             return "no answer"
-        except (EngineFault, msgspec.DecodeError):
+        except (EngineFault, *upstream.UNREADABLE):
             return "no list of models"
         replica.knows_uuids = any(model.owned_by == "vllm" for model in listing.data or ())
         return None

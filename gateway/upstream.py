@@ -6,6 +6,7 @@ Whatever goes wrong on the way to an engine or in it becomes one of our errors h
 import asyncio
 import logging
 import re
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
 from http import HTTPStatus
@@ -24,9 +25,15 @@ MAX_ANSWER = 16 * 2**20  # bytes
 KEEP_ALIVE = 4.0  # seconds: less than the 5 of uvicorn, so that it is not the server who closes, just as we send
 MAX_EVENT = 2**20  # bytes
 END_PATIENCE = 0.1  # seconds
+DONE = b"[DONE]"
 
 LONGEST_MESSAGE = 500  # characters
-UNPRESENTABLE = re.compile(r"\n|0x[0-9a-f]{4}|<[\w.]+ object|pydantic|Traceback|\w+Error:|(^|[\s'\"=(])/[\w.-]+/")
+LONGEST_LOGGED = 200  # of an engine's words, which may be a client's
+WORD = re.compile(r"[\w.\[\]-]{1,100}")
+PICTURES = re.compile(r"data:[^\s\"']*|[\w+/=-]{65,}")  # data URLs and whatever may be base64, but no digest
+UNREADABLE = (ValueError, RecursionError)  # what msgspec raises: of what is no JSON, no UTF-8 or nested too deeply
+
+UNPRESENTABLE = re.compile(r"\n|…|0x[0-9a-f]{4}|<[\w.]+ object|pydantic|Traceback|\w+Error:|(^|[\s'\"=(])/[\w.-]+/")
 MENDABLE = {  # by the client; other statuses of an engine are the operator's to mend
     HTTPStatus.BAD_REQUEST,
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -43,8 +50,14 @@ class _ErrorBody(Struct, frozen=True):
     """An engine's error. vLLM's code is a number, others have none."""
 
     message: str = ""
+    type: str | None = None
     param: str | None = None
     code: str | int | None = None
+
+    @property
+    def for_the_log(self) -> str:
+        """What the operator is told."""
+        return f"{self.type}, {self.code}: {self.message[:LONGEST_LOGGED]}"
 
 
 class _Envelope(Struct, frozen=True):
@@ -64,19 +77,22 @@ async def whole(sent: Sent, name: str) -> wire.ChatCompletion:
         body = await limited(response)
         try:
             return wire.decode_completion(body)
-        except msgspec.DecodeError:
+        except UNREADABLE:
             raise no_answer(name) from None
 
 
-async def streamed(sent: Sent, name: str, secret: str = "") -> AsyncGenerator[wire.Chunk, None]:
-    """The answer as it is made; `secret` is blotted out of what the engine says of an error.
+async def streamed(sent: Sent, name: str, limit: float, secret: str = "") -> AsyncGenerator[wire.Chunk, None]:
+    """The answer as it is made, for `limit` seconds; `secret` is blotted out of what the engine says of an error.
 
     Raises:
         GatewayError: as `whole`, and also in the middle.
     """
     async with sent as response:
+        deadline = time.monotonic() + limit
         async for data in _events(response):
-            if data == b"[DONE]":
+            if time.monotonic() > deadline:  # its client reads so slowly that the connection's own limit sees no wait
+                raise too_slow(name, limit)
+            if data == DONE:
                 await _finish(response)
                 return
             yield _chunk(data, name, secret)
@@ -98,10 +114,10 @@ async def refusal(response: Response, name: str, secret: str = "") -> GatewayErr
     status, retry_after = response.status, _seconds(response.headers)
     error = _error(await limited(response), secret)
     if status == HTTPStatus.TOO_MANY_REQUESTS:
-        return Overloaded(error.message or "The engine has too much to do. Try again soon.", retry_after=retry_after)
+        return Overloaded(f"The engine of '{name}' has too much to do. Try again soon.", retry_after=retry_after)
     if status in MENDABLE:
         return _refused(error, name, status)
-    log.error("%s: answered %s: %s", name, status, error.message)
+    log.error("%s: answered %s: %s", name, status, error.for_the_log)
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         return EngineUnavailable(f"The engine of '{name}' is not ready. Try again soon.", retry_after=retry_after)
     return EngineFault(f"The engine of '{name}' failed on this request; the gateway's log says more.")
@@ -109,8 +125,8 @@ async def refusal(response: Response, name: str, secret: str = "") -> GatewayErr
 
 def _refused(error: _ErrorBody, name: str, status: int) -> InvalidRequest:
     """The client's fault in the engine's words, unless these are a library's: they tell of insides, and help nobody."""
-    if not error.message or UNPRESENTABLE.search(error.message) or len(error.message) > LONGEST_MESSAGE:
-        log.warning("%s: answered %s: %s", name, status, error.message[:LONGEST_MESSAGE])
+    if not 0 < len(error.message) <= LONGEST_MESSAGE or UNPRESENTABLE.search(error.message):
+        log.warning("%s: answered %s: %s", name, status, error.for_the_log)
         return InvalidRequest(
             f"The engine of '{name}' cannot do what this request asks for. Ask for less, or otherwise."
         )
@@ -130,20 +146,27 @@ def too_slow(name: str, limit: float) -> EngineTimeout:
 
 async def limited(response: Response) -> bytes:
     """The body, of at most `MAX_ANSWER` bytes."""
-    blocks: list[bytes] = []
+    return b"".join([block async for block in _blocks(response)])
+
+
+async def _blocks(response: Response) -> AsyncIterator[bytes]:
+    """The body as it comes, of at most `MAX_ANSWER` bytes."""
     size = 0
     async for block in response.content.iter_any():
         size += len(block)
         if size > MAX_ANSWER:
-            raise EngineFault("The engine's answer is larger than an answer can be.")
-        blocks.append(block)
-    return b"".join(blocks)
+            raise _too_large()
+        yield block
+
+
+def _too_large() -> EngineFault:
+    return EngineFault("The engine's answer is larger than an answer can be.")
 
 
 def _chunk(data: bytes, name: str, secret: str) -> wire.Chunk:
     try:
         return wire.decode_chunk(data)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         raise _broken_off(data, name, secret) from None
 
 
@@ -151,17 +174,28 @@ def _broken_off(data: bytes, name: str, secret: str) -> EngineFault:
     error = _error(data, secret)
     if not error.message:
         return no_answer(name)
-    log.error("%s: error in mid-stream: %s", name, error.message)
+    log.error("%s: error in mid-stream: %s", name, error.for_the_log)
     return EngineFault(f"The engine of '{name}' failed in the middle of its answer. Try again.")
 
 
 def _error(data: bytes, secret: str) -> _ErrorBody:
-    """What an engine says of an error, without `secret`; empty when it is in nobody's form."""
+    """What an engine says of an error, without `secret` and pictures; empty when it is in nobody's form."""
     try:
         error = _decode_error(data).error
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return _ErrorBody()
-    return msgspec.structs.replace(error, message=error.message.replace(secret, "***")) if secret else error
+    message = error.message.replace(secret, "***") if secret else error.message
+    return _ErrorBody(
+        message=PICTURES.sub("…", message),
+        type=_word(error.type, secret),
+        param=_word(error.param, secret),
+        code=error.code if isinstance(error.code, int) else _word(error.code, secret),
+    )
+
+
+def _word(given: str | None, secret: str) -> str | None:
+    """The name that an engine gives something; None when it is none."""
+    return given if given and WORD.fullmatch(given) and not (secret and secret in given) else None
 
 
 async def _finish(response: Response) -> None:
@@ -174,13 +208,20 @@ async def _finish(response: Response) -> None:
 async def _events(response: Response) -> AsyncIterator[bytes]:
     """The data of each server-sent event."""
     rest = b""
-    async for block in response.content.iter_any():
+    async for block in _blocks(response):
         *events, rest = (rest + block).replace(b"\r\n", b"\n").split(b"\n\n")
         if len(rest) > MAX_EVENT:
-            raise EngineFault("The engine's answer is larger than an answer can be.")
-        for line in (line for event in events for line in event.split(b"\n")):
-            if line.startswith(b"data:"):
-                yield line.removeprefix(b"data:").strip()
+            raise _too_large()
+        for event in events:
+            for data in _data(event):
+                yield data
+    if _data(rest)[-1:] == [DONE]:  # some end without a blank line; otherwise the rest is a piece of an event
+        for data in _data(rest):
+            yield data
+
+
+def _data(event: bytes) -> list[bytes]:
+    return [line.removeprefix(b"data:").strip() for line in event.split(b"\n") if line.startswith(b"data:")]
 
 
 def _seconds(headers: Mapping[str, str]) -> float | None:

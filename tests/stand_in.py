@@ -23,6 +23,8 @@ How it answers is said by the text of the request's last part, so that one proce
     broken            500
     huge              an answer, or an event of a stream, that has no end
     error midway      an error event in the middle of a stream
+    dead              500, and from then on its health is 503, as of a vLLM whose engine has died under its server
+    dead midway       the same in the middle of a stream, with an error event
     slow              an answer, or a stream's second word, that waits until the marker file given with --go exists
 
 It sleeps and wakes as vLLM does, and answers 500 to whoever asks before it is awake and its caches are reset. The paths
@@ -55,6 +57,7 @@ REFUSALS: dict[str, tuple[int, wire.ErrorBody, dict[str, str]]] = {
     "refuse": (400, wire.ErrorBody(message="Not so.", param="n", code="unsupported_parameter"), {}),
     "overloaded": (429, wire.ErrorBody(message="Full.", code="rate_limit_exceeded"), {"retry-after": "7"}),
     "unavailable": (503, wire.ErrorBody(message="secret /path/of/mine"), {"retry-after": "9"}),
+    "dead": (500, wire.ErrorBody(message="EngineCore encountered an issue.", type="InternalServerError"), {}),
     "broken": (500, wire.ErrorBody(message="secret /path/of/mine", type="server_error"), {}),
 }
 
@@ -65,10 +68,13 @@ class StandIn:
     def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
         self._ready_at = time.monotonic() + options.load
+        self._dead = False
         self._missing: set[str] = set()  # the commands without which it is not to be asked
 
     async def health(self, _: web.Request) -> web.Response:
         """Ready, unless it was started to be otherwise."""
+        if self._dead:
+            return web.Response(status=503)
         if self._options.start == "never ready" or time.monotonic() < self._ready_at:
             return web.json_response({"phase": "weights", "progress": 0.4}, status=503)
         return web.json_response({"device": "cpu"})
@@ -99,6 +105,7 @@ class StandIn:
                 return web.Response(text="<html>")
             case "huge":
                 return await _endless(request)
+        self._dead = command.startswith("dead")
         if refusal := REFUSALS.get(command):
             return _error(*refusal)
         return await self._answer(request, asked, command)
@@ -135,7 +142,7 @@ class StandIn:
     async def _midway(self, response: web.StreamResponse, command: str) -> None:
         if command == "die midway":
             os._exit(3)
-        if command == "error midway":
+        if command in ("error midway", "dead midway"):
             body = wire.ErrorBody(message="secret /path/of/mine", type="server_error")
             await response.write(wire.event(wire.ErrorEnvelope(body)))
         await self._go(command)

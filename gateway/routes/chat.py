@@ -2,10 +2,11 @@
 
 import asyncio
 import re
-from collections.abc import Coroutine
+from collections.abc import AsyncGenerator, Coroutine
 from typing import Any, TypeVar
 
 from litestar import Request, Response, post
+from litestar.background_tasks import BackgroundTask
 from litestar.datastructures import Headers
 from litestar.exceptions import InternalServerException
 from litestar.handlers import HTTPRouteHandler
@@ -29,24 +30,26 @@ class ClientLeft(GatewayError):
     status = CLIENT_LEFT
 
 
-def route(captioner: Captioner, *, heartbeat: float, body_timeout: float) -> HTTPRouteHandler:
-    """The handler. `heartbeat` and `body_timeout` are in seconds."""
+def route(captioner: Captioner, *, heartbeat: float, body_timeout: float, longest_wait: float) -> HTTPRouteHandler:
+    """The handler. Times are in seconds; `longest_wait` bounds what a client may ask for."""
 
     @post(PATHS, status_code=200)
     async def create(request: Request[Any, Any, Any]) -> Response[bytes] | Stream:
         """Answers a chat completion."""
         body = await received(request, body_timeout)
         asked = decoded(body)
-        wishes = _wishes(request.headers)
+        wishes = _wishes(request.headers, longest_wait)
         job = await unless_gone(request.receive, captioner.prepare(asked, wishes))
-        headers = {**_headers(job, body), **directives.applied(wishes)}
+        headers = {**_headers(job, body), **directives.applied(job.wait)}
         if not asked.stream:
             answer = await unless_gone(request.receive, captioner.answer(job))
             return Response(wire.encode(answer), media_type="application/json", headers=headers)
         chunks = captioner.stream(job)
         first = await unless_gone(request.receive, streaming.opened(chunks, patience=heartbeat))
         events = streaming.events(first, chunks, heartbeat=heartbeat)
-        return Stream(events, media_type="text/event-stream", headers={**headers, "cache-control": "no-cache"})
+        closing = BackgroundTask(_close, events)
+        headers["cache-control"] = "no-cache"
+        return Stream(events, media_type="text/event-stream", headers=headers, background=closing)
 
     return create
 
@@ -103,9 +106,16 @@ async def _departure(receive: Receive) -> None:
         pass
 
 
-def _wishes(headers: Headers) -> directives.Directives:
+async def _close(events: AsyncGenerator[bytes, None]) -> None:
+    # Litestar does not: a client that left without reading would keep its place in the engine.
+    await events.aclose()
+
+
+def _wishes(headers: Headers, longest_wait: float) -> directives.Directives:
     return directives.read(
-        cache_control=headers.get("cache-control", ""), prefer=",".join(headers.getall("prefer", []))
+        cache_control=headers.get("cache-control", ""),
+        prefer=",".join(headers.getall("prefer", [])),
+        longest_wait=longest_wait,
     )
 
 

@@ -10,10 +10,16 @@ from tests.services import Server
 
 @pytest.mark.parametrize(
     ("prefer", "applied"),
-    [("wait=20", "wait=20"), ('respond-async, Wait="5"; x=y', "wait=5"), ("wait=soon", None), ("respond-async", None)],
+    [
+        ("wait=20", "wait=20"),
+        ('respond-async, Wait="5"; x=y', "wait=5"),
+        ("wait=soon", None),
+        ("respond-async", None),
+        ("wait=999999", "wait=600"),
+    ],
 )
 def test_a_preference_to_wait_is_confirmed(server: Server, prefer: str, applied: str | None) -> None:
-    """In RFC 7240's words; what is malformed is ignored."""
+    """In RFC 7240's words; what is malformed is ignored, what is too long is cut."""
     answer = chat(server, {"prefer": prefer})
 
     assert answer.status == 200

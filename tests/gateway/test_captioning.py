@@ -15,10 +15,10 @@ from gateway.catalogue import EngineKind, Model
 from gateway.completion import Gathered
 from gateway.config import ImagesConfig
 from gateway.directives import Directives
-from gateway.engine import Status
+from gateway.engine import Ask, Status
 from gateway.errors import EngineFault, InvalidRequest
-from gateway.images.ingest import Ingest
-from gateway.process import State
+from gateway.images.ingest import Encoded, Ingest
+from gateway.life import State
 from tests import pictures
 
 PNG = pictures.png(pictures.SCENES[0], 96)
@@ -62,7 +62,8 @@ class FakeEngine:
         self.streamed = streamed
         self.asked: list[wire.ChatRequest] = []
         self.waits: list[float | None] = []
-        self.go = asyncio.Event()
+        self.there, self.go = asyncio.Event(), asyncio.Event()
+        self.there.set()
         self.go.set()
         self.closed = False
 
@@ -82,14 +83,14 @@ class FakeEngine:
     def want(self) -> None:
         """It is there."""
 
-    async def complete(self, request: wire.ChatRequest, *, wait: float | None = None) -> wire.ChatCompletion:
-        """The whole answer."""
-        self._note(request, wait)
+    async def complete(self, ask: Ask, *, wait: float | None = None) -> wire.ChatCompletion:
+        """The whole answer, when `there` is set."""
+        await self._hear(ask, wait)
         return wire.decode_completion(self.whole)
 
-    async def stream(self, request: wire.ChatRequest, *, wait: float | None = None) -> AsyncGenerator[wire.Chunk, None]:
-        """The answer in chunks, the second and later ones when `go` is set."""
-        self._note(request, wait)
+    async def stream(self, ask: Ask, *, wait: float | None = None) -> AsyncGenerator[wire.Chunk, None]:
+        """The answer in chunks, when `there` is set, the second and later ones when `go` is."""
+        await self._hear(ask, wait)
         try:
             for data in self.streamed:
                 yield wire.decode_chunk(data)
@@ -97,9 +98,10 @@ class FakeEngine:
         finally:
             self.closed = True
 
-    def _note(self, request: wire.ChatRequest, wait: float | None) -> None:
-        self.asked.append(wire.decode_request(wire.encode(request)))
+    async def _hear(self, ask: Ask, wait: float | None) -> None:
         self.waits.append(wait)
+        await self.there.wait()
+        self.asked.append(wire.decode_request(wire.encode(await ask())))
 
 
 class Site:
@@ -343,17 +345,49 @@ async def test_what_cannot_be_done_is_refused_before_any_picture_is_fetched(
     assert (site.visits, engine.asked) == (0, [])
 
 
-@pytest.mark.parametrize("wait", [None, 7.0])
-async def test_a_clients_patience_reaches_the_engine(altgate: Make, wait: float | None) -> None:
-    """Whole and streamed."""
+@pytest.mark.parametrize("stream", [False, True])
+async def test_pictures_are_decoded_when_the_engine_is_there(
+    altgate: Make, stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until then a request holds what the client sent: decoded, a picture may take a hundred times as much."""
+    decoded: list[str] = []
+    normalize = Ingest.normalize
+
+    async def noted(ingest: Ingest, encoded: Encoded, **fields: Any) -> bytes:
+        decoded.append(encoded.digest)
+        return await normalize(ingest, encoded, **fields)
+
+    monkeypatch.setattr(Ingest, "normalize", noted)
+    engine = FakeEngine(answer("a cat"), chunks({"content": "a cat"}))
+    engine.there.clear()
+    made = altgate(engine)
+    work = asyncio.ensure_future(made.stream() if stream else made.answer())
+    async with asyncio.timeout(30):
+        while not engine.waits:
+            await asyncio.sleep(0)
+    assert decoded == []
+    engine.there.set()
+    await work
+
+    assert len(decoded) == 1
+    assert engine.asked[0].stream is (True if stream else None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "asked_for", "wait"), [("vllm", None, None), ("blip", 7.0, 7.0), ("vllm", 7.0, 7.0), ("remote", 7.0, None)]
+)
+async def test_a_clients_patience_reaches_an_engine_that_loads(
+    altgate: Make, kind: EngineKind, asked_for: float | None, wait: float | None
+) -> None:
+    """Whole and streamed; elsewhere nothing is loaded, so there it is not said to be honoured."""
     engine = FakeEngine(answer("a cat", "length"), chunks({"content": "a cat"}))
-    captioner = altgate(engine).captioner
-    job = await captioner.prepare(request(), Directives(wait=wait))
+    captioner = altgate(engine, kind).captioner
+    job = await captioner.prepare(request(), Directives(wait=asked_for))
 
     await captioner.answer(job)
     assert [chunk async for chunk in captioner.stream(job)]
 
-    assert engine.waits == [wait, wait]
+    assert (job.wait, engine.waits) == (wait, [wait, wait])
 
 
 async def test_chance_is_not_kept_and_greed_is(altgate: Make) -> None:
@@ -361,7 +395,7 @@ async def test_chance_is_not_kept_and_greed_is(altgate: Make) -> None:
     engine = FakeEngine(answer("a cat"))
     made = altgate(engine)
 
-    asked = [(await made.answer(**fields))[0] for fields in ({"temperature": 1}, {"temperature": 1, "n": 2}, {})]
+    asked = [(await made.answer(**fields))[0] for fields in ({"temperature": 1}, {"temperature": 1, "top_p": 0.5}, {})]
 
     assert asked == ["bypass", "bypass", "miss"]
     assert [each.temperature for each in engine.asked] == [1, 1, 0]

@@ -48,4 +48,13 @@ def test_prefer_wait_is_whole_seconds(prefer: str, wait: float | None) -> None:
     asked = directives.read(prefer=prefer)
 
     assert asked.wait == wait
-    assert directives.applied(asked) == ({} if wait is None else {"preference-applied": f"wait={wait}"})
+    assert directives.applied(asked.wait) == ({} if wait is None else {"preference-applied": f"wait={wait}"})
+
+
+@pytest.mark.parametrize(("longest_wait", "wait"), [(1800, 600), (90, 90)])
+def test_nobody_waits_for_ever(longest_wait: float, wait: float) -> None:
+    """Not for longer than ten minutes, nor than a start may take; what is applied is what is said."""
+    asked = directives.read(prefer="wait=999999", longest_wait=longest_wait)
+
+    assert asked.wait == wait
+    assert directives.applied(asked.wait) == {"preference-applied": f"wait={wait}"}

@@ -6,15 +6,17 @@ import hashlib
 import os
 import signal
 import sys
+import time
 import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
-import msgspec
 import pytest
 
-from gateway import wire
+from gateway import upstream, wire
+from gateway.engine import Ask
 from gateway.errors import (
     EngineFault,
     EngineTimeout,
@@ -24,8 +26,9 @@ from gateway.errors import (
     Overloaded,
 )
 from gateway.fleet import Fleet
-from gateway.local import STALE_AFTER_SLEEP, LocalEngine
-from gateway.process import State, nothing_missing
+from gateway.life import State
+from gateway.local import MOST_UNANSWERED, STALE_AFTER_SLEEP, LocalEngine
+from gateway.process import nothing_missing
 from gateway.upstream import MAX_ANSWER
 
 ROOT = Path(__file__).parents[2]
@@ -90,18 +93,23 @@ def journal(folder: Path) -> list[str]:
     return (folder / "journal").read_text().splitlines() if (folder / "journal").exists() else []
 
 
-def request(command: str = "", *pictures: bytes) -> wire.ChatRequest:
-    """A request with those pictures and that command to the stand-in."""
+def request(command: str = "", *pictures: bytes, stream: bool | None = None) -> Ask:
+    """Asks the stand-in to do as the command says, with those pictures."""
     parts: list[wire.Part] = [
         wire.PicturePart(wire.ImageURL(f"data:image/png;base64,{base64.b64encode(picture).decode()}"))
         for picture in pictures
     ]
-    return wire.ChatRequest(model="demo", messages=[wire.Message("user", [*parts, wire.TextPart(command)])])
+    messages = [wire.Message("user", [*parts, wire.TextPart(command)])]
+
+    async def ask() -> wire.ChatRequest:
+        return wire.ChatRequest(model="demo", messages=messages, stream=stream)
+
+    return ask
 
 
-def streamed(command: str) -> wire.ChatRequest:
-    """The same, streamed, with a picture."""
-    return msgspec.structs.replace(request(command, PICTURE, b"another"), stream=True)
+def streamed(command: str) -> Ask:
+    """The same, streamed, with two pictures."""
+    return request(command, PICTURE, b"another", stream=True)
 
 
 async def words(chunks: AsyncIterator[wire.Chunk]) -> list[str]:
@@ -144,10 +152,11 @@ async def test_chunks_come_as_they_are_made(engine: LocalEngine, tmp_path: Path)
         ("garbage", EngineFault, "no usable answer"),
         ("broken", EngineFault, "failed on this request"),
         ("refuse", InvalidRequest, "Not so."),
-        ("overloaded", Overloaded, "Full."),
+        ("overloaded", Overloaded, "has too much to do"),
         ("unavailable", EngineUnavailable, "not ready"),
         ("huge", EngineFault, "larger than an answer can be"),
         ("die", EngineUnavailable, "went away"),
+        ("dead", EngineUnavailable, "went away"),
     ],
 )
 async def test_faults_become_our_errors(
@@ -181,6 +190,7 @@ async def test_an_overloaded_engine_says_when_to_come_back(engine: LocalEngine) 
     [
         ("die midway", EngineUnavailable),
         ("error midway", EngineFault),
+        ("dead midway", EngineUnavailable),
         ("die", EngineUnavailable),
         ("unavailable", EngineUnavailable),
         ("huge", EngineFault),
@@ -235,6 +245,89 @@ async def test_a_hanging_engine_meets_the_limit(tmp_path: Path) -> None:
     async with alone(tmp_path, request_timeout=0.3) as engine:
         with pytest.raises(EngineTimeout):
             await engine.complete(request("hang"))
+
+
+async def test_an_engine_that_leaves_requests_unanswered_is_replaced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Though it says that it is well; one that only takes long for some, and answers others meanwhile, is kept."""
+    async with alone(tmp_path, request_timeout=0.3) as engine:
+        await engine.complete(request())
+        pid = engine.process.pid
+        for _ in range(MOST_UNANSWERED):
+            hanging = asyncio.gather(engine.complete(request("hang")), return_exceptions=True)
+            await engine.complete(request())
+            assert isinstance((await hanging)[0], EngineTimeout)
+        assert engine.process.pid == pid
+        for _ in range(MOST_UNANSWERED):
+            with pytest.raises(EngineTimeout):
+                await words(engine.stream(streamed("hang")))
+
+        await until(lambda: engine.process.pid not in (pid, None))
+        await engine.complete(request())
+    assert "left 3 requests in a row without an answer" in caplog.text
+
+
+async def test_an_engine_that_died_under_its_server_is_replaced(engine: LocalEngine) -> None:
+    """Who was told to come back is served by another process."""
+    await engine.complete(request())
+    pid = engine.process.pid
+    with pytest.raises(EngineUnavailable) as caught:
+        await engine.complete(request("dead"))
+
+    answer = await engine.complete(request("", PICTURE))
+
+    assert 1 <= (caught.value.retry_after or 0) <= 60
+    assert answer.choices[0].message.content == hashlib.sha256(PICTURE).hexdigest()
+    assert engine.process.pid != pid
+
+
+async def test_a_stream_has_its_limit_however_slowly_it_is_read(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine is free when the limit is over, though all that its client has not read has arrived."""
+    chunks = engine.stream(streamed(""))
+    await anext(chunks)
+    later = time.monotonic() + 31
+    monkeypatch.setattr(upstream, "time", SimpleNamespace(monotonic=lambda: later))
+
+    with pytest.raises(EngineTimeout, match="30 seconds"):
+        await anext(chunks)
+
+
+async def test_a_request_is_built_when_its_engine_is_there(tmp_path: Path) -> None:
+    """And not before: those who wait do not fill the memory with pictures."""
+    built: list[State] = []
+    async with alone(tmp_path, "--load=0.5") as engine:
+
+        async def ask() -> wire.ChatRequest:
+            built.append(engine.status.state)
+            return await request()()
+
+        with pytest.raises(EngineUnavailable):
+            await engine.complete(ask, wait=0)
+        assert built == []
+        await engine.complete(ask)
+
+    assert built == [State.READY]
+
+
+async def test_a_preloaded_engine_that_did_not_start_is_tried_again(tmp_path: Path) -> None:
+    """By itself, once its back-off is over; wanted twice, by its name and its alias, it is loaded once."""
+    obstacles: list[str | None] = ["no memory is free"]
+    others = asyncio.all_tasks()
+    async with (
+        Fleet(max_loaded=1) as fleet,
+        local_engine(fleet, tmp_path, obstacle=lambda: obstacles[-1]) as engine,
+    ):
+        engine.want()
+        engine.want()
+        await until(lambda: engine.status.state is State.FAILED)
+        obstacles.append(None)
+
+        await until(lambda: engine.status.can_serve)
+    assert engine.process.failed_starts == 1
+    assert asyncio.all_tasks() == others
 
 
 async def test_giving_up_reaches_the_engine(engine: LocalEngine, tmp_path: Path) -> None:

@@ -13,10 +13,12 @@ from aiohttp import web
 
 from gateway import wire
 from gateway.catalogue import Model
-from gateway.process import State
+from gateway.engine import Ask
+from gateway.life import State
 from gateway.remote import RemoteEngine
 
 KEY = "sk-the-key-of-the-gateway"
+NESTED = "[" * 100_000 + "]" * 100_000  # deeper than any reader goes
 PNG = "data:image/png;base64,aGVsbG8="
 COMPLETION = {
     "id": "chatcmpl-x",
@@ -64,7 +66,8 @@ class Fake:
     async def list(self, _: web.Request) -> web.Response:
         """What it serves."""
         self.probes += 1
-        return web.json_response(self.models, status=self.models_status)
+        listing = self.models if isinstance(self.models, bytes) else json.dumps(self.models).encode()
+        return web.Response(body=listing, status=self.models_status)
 
     async def waits(self, request: web.Request) -> web.StreamResponse:
         """Answers well, but only when told to go on."""
@@ -108,11 +111,11 @@ def status(code: int, message: str = "secret words", **headers: str) -> Answer:
     return answer
 
 
-def body(text: str, **headers: str) -> Answer:
-    """A body with status 200."""
+def body(text: str, status: int = 200, encoding: str = "utf-8") -> Answer:
+    """A body that says of itself that it is JSON."""
 
     async def answer(_: web.Request) -> web.StreamResponse:
-        return web.Response(text=text, headers=headers, content_type="application/json")
+        return web.Response(body=text.encode(encoding), status=status, content_type="application/json")
 
     return answer
 
@@ -180,10 +183,14 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
-def request(*, stream: bool | None = None) -> wire.ChatRequest:
-    """A request with a picture that has a digest."""
+def request(*, stream: bool | None = None) -> Ask:
+    """Asks about a picture that has a digest."""
     parts: list[wire.Part] = [wire.PicturePart(wire.ImageURL(PNG), uuid="d1gest"), wire.TextPart("what is this?")]
-    return wire.ChatRequest(model="ours", messages=[wire.Message("user", parts)], stream=stream)
+
+    async def ask() -> wire.ChatRequest:
+        return wire.ChatRequest(model="ours", messages=[wire.Message("user", parts)], stream=stream)
+
+    return ask
 
 
 async def caption(remote_engine: RemoteEngine) -> str | None:

@@ -16,10 +16,11 @@ from aiohttp import web
 
 from gateway import remote
 from gateway.errors import EngineFault, EngineTimeout, EngineUnavailable, GatewayError
-from gateway.process import State
+from gateway.life import State
 from tests.gateway.remote.servers import (
     CHUNK,
     KEY,
+    NESTED,
     Answer,
     Clock,
     Fake,
@@ -145,7 +146,13 @@ async def test_when_all_are_set_aside_a_request_is_refused_at_once(
 
 @pytest.mark.parametrize(
     ("listed", "code", "reason"),
-    [({}, 401, "status 401"), ({}, 302, "status 302"), ([], 200, "no list"), ({"data": 5}, 200, "no list")],
+    [
+        ({}, 401, "status 401"),
+        ({}, 302, "status 302"),
+        ([], 200, "no list"),
+        ({"data": 5}, 200, "no list"),
+        (f'{{"x": {NESTED}}}'.encode(), 200, "no list"),
+    ],
 )
 async def test_a_replica_is_set_aside_by_its_probe(fake: Fake, listed: object, code: int, reason: str) -> None:
     """It gets no request when its list of models is not to be had."""
@@ -155,6 +162,20 @@ async def test_a_replica_is_set_aside_by_its_probe(fake: Fake, listed: object, c
             await caption(running)
 
     assert fake.requests == []
+
+
+async def test_a_probe_that_fails_in_an_unknown_way_is_not_the_last(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The replica is set aside, the log has the rest, and it comes back when it answers."""
+    monkeypatch.setattr(remote, "PROBE_EVERY", 0.05)
+    with monkeypatch.context() as patch:
+        patch.setattr(remote, "_decode_listing", lambda _: 1 / 0)
+        async with serving(fake) as running:
+            assert running.status.reason == "none of its servers can be used now (a probe that failed)"
+            patch.undo()
+            await until(lambda: running.status.can_serve)
+    assert "ZeroDivisionError" in caplog.text
 
 
 async def test_a_probe_brings_a_replica_back(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """What goes out to servers elsewhere and what comes back."""
 
+import base64
 import json
 import os
 from pathlib import Path
@@ -8,8 +9,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from gateway.errors import EngineUnavailable, GatewayError, InvalidRequest
-from gateway.process import State
+from gateway.errors import EngineFault, EngineUnavailable, GatewayError, InvalidRequest, Overloaded
+from gateway.life import State
 from tests.gateway.remote.servers import (
     CHUNK,
     COMPLETION,
@@ -55,12 +56,12 @@ async def test_a_variable_without_a_key_is_an_error_that_names_it(fake: Fake, va
     """Nothing goes out without the key, and clients are told not to try again by themselves."""
     async with engine(fake.url, KEY=value) as running:
         with pytest.raises(
-            EngineUnavailable, match="needs the key for its servers: set the environment variable KEY"
+            EngineUnavailable, match="needs the key for its servers: set the environment variable"
         ) as caught:
             await caption(running)
 
         assert (running.status.state, running.status.can_serve) == (State.FAILED, False)
-        assert "variable KEY" in (running.status.reason or "")
+        assert "'api_key_env'" in (running.status.reason or "")
     assert not caught.value.heals
     assert (fake.requests, fake.probes) == ([], 0)
 
@@ -130,6 +131,59 @@ async def test_odd_but_legal_answers_are_read(fake: Fake) -> None:
         assert await caption(running) == "a cat"
 
         assert len(await read(running)) == 3
+
+
+@pytest.mark.parametrize("end", [b"data: [DONE]", b"data: [DONE]\n", b"data: [DONE]\r\n\r"])
+async def test_the_end_of_a_stream_needs_no_blank_line(fake: Fake, end: bytes) -> None:
+    """Some servers close the connection right behind it."""
+    fake.always = begun_and(b"data: " + json.dumps(CHUNK).encode() + b"\n" + end)
+    async with serving(fake) as running:
+        assert len(await read(running)) == 2
+
+
+PICTURE = base64.b64encode(b"the bytes of a picture" * 50_000).decode()
+
+
+@pytest.mark.parametrize("code", [400, 429, 500])
+@pytest.mark.parametrize(
+    "echo", [f"cannot load data:image/png;base64,{PICTURE}", f"cannot load {PICTURE}", "no " * 99_999]
+)
+async def test_an_engine_that_echoes_its_request_fills_neither_log_nor_answer(
+    fake: Fake, code: int, echo: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No byte of a picture is in them, and no more words than somebody reads."""
+    event = f'data: {{"error": {{"message": "{echo[:500_000]}"}}}}\n\n'
+    fake.answers = [status(code, echo), begun_and(event.encode())]
+    async with serving(fake) as running:
+        with pytest.raises(GatewayError) as whole:
+            await caption(running)
+        with pytest.raises(EngineFault):
+            await read(running)
+
+    told = f"{whole.value} {caplog.text}"
+    assert len(told) < 1000
+    assert PICTURE[:40] not in told
+
+
+async def test_an_overloaded_engine_is_told_of_in_our_words(fake: Fake) -> None:
+    """Its own may be anything, and a client can do no more than come back."""
+    fake.always = status(429, "see https://intern.example/limits", **{"Retry-After": "7"})
+    async with serving(fake) as running:
+        with pytest.raises(Overloaded, match=r"^The engine of 'ours' has too much to do\. Try again soon\.$") as caught:
+            await caption(running)
+
+    assert caught.value.retry_after == 7
+
+
+@pytest.mark.parametrize("name", ["x" * 101, "sk secret", "<html>", KEY])
+async def test_a_parameter_that_is_none_is_not_passed_on(fake: Fake, name: str) -> None:
+    """The sentence is; what stands where a name is wanted is a name or nothing."""
+    fake.always = body(json.dumps({"error": {"message": "Not so.", "param": name, "code": name}}), status=400)
+    async with serving(fake) as running:
+        with pytest.raises(InvalidRequest, match=r"Not so\.") as caught:
+            await caption(running)
+
+    assert (caught.value.param, caught.value.code) == (None, None)
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,17 @@
 """What is tried once more, on which replica, and what is not."""
 
 import asyncio
+import json
 
 import pytest
 from aiohttp import web
 
-from gateway import remote
+from gateway import remote, wire
 from gateway.errors import EngineFault, EngineTimeout, EngineUnavailable, GatewayError, InvalidRequest, Overloaded
 from gateway.remote import choose
 from tests.gateway.remote.servers import (
+    CHUNK,
+    NESTED,
     Answer,
     Clock,
     Fake,
@@ -20,6 +23,7 @@ from tests.gateway.remote.servers import (
     free_port,
     raw,
     read,
+    request,
     serving,
     status,
     well,
@@ -92,6 +96,8 @@ async def test_the_only_replica_is_tried_twice_and_no_more(fake: Fake) -> None:
         (status(429, "Full.", **{"Retry-After": "7"}), Overloaded),
         (status(307, Location="/v1/models"), EngineFault),
         (body("<html>"), EngineFault),
+        (body(f'{{"x": {NESTED}}}'), EngineFault),
+        (body('{"error": "\xff"}', encoding="latin-1"), EngineFault),
         (raw(b"HTTP/1.1 20"), EngineFault),
         (raw(b"SSH-2.0-OpenSSH\r\n\r\n"), EngineFault),
         (raw(b"HTTP/1.1 500 Oh\r\nContent-Length: 9\r\n\r\nbro"), EngineFault),
@@ -139,16 +145,38 @@ async def test_a_second_try_has_only_the_time_that_is_left(
             await caption(running)
 
 
+async def test_a_request_is_built_once_and_only_where_it_is_sent(fake: Fake, other: Fake) -> None:
+    """A second try sends what was built for the first; where no replica can be used, no picture is decoded."""
+    built = 0
+
+    async def ask() -> wire.ChatRequest:
+        nonlocal built
+        built += 1
+        return await request()()
+
+    fake.always = status(503)
+    async with serving(fake, other) as running:
+        await running.complete(ask)
+        assert (len(fake.requests), len(other.requests), built) == (1, 1, 1)
+    fake.models_status = 503
+    async with serving(fake) as running:
+        with pytest.raises(EngineUnavailable):
+            await running.complete(ask)
+    assert built == 1
+
+
 async def test_a_huge_answer_is_refused(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether it is whole or one endless event."""
+    """Whether it is whole, one endless event or a stream of small ones."""
     monkeypatch.setattr("gateway.upstream.MAX_ANSWER", 100_000)
     monkeypatch.setattr("gateway.upstream.MAX_EVENT", 100_000)
     async with serving(fake) as running:
-        fake.answers = [body("x" * 200_000), begun_and(b"x" * 200_000)]
+        event = b"data: " + json.dumps(CHUNK).encode() + b"\n\n"
+        fake.answers = [body("x" * 200_000), begun_and(b"x" * 200_000), begun_and(event * 1000)]
         with pytest.raises(EngineFault, match="larger than an answer can be"):
             await caption(running)
-        with pytest.raises(EngineFault, match="larger than an answer can be"):
-            await read(running)
+        for _ in range(2):
+            with pytest.raises(EngineFault, match="larger than an answer can be"):
+                await read(running)
 
 
 @pytest.mark.parametrize(
@@ -158,6 +186,8 @@ async def test_a_huge_answer_is_refused(fake: Fake, monkeypatch: pytest.MonkeyPa
         (begun_and(b""), EngineUnavailable),
         (begun_and(b'data: {"error": {"message": "secret"}}\n\n'), EngineFault),
         (begun_and(b"data: garbage\n\n"), EngineFault),
+        (begun_and(f'data: {{"x": {NESTED}}}\n\n'.encode()), EngineFault),
+        (begun_and(b'data: {"choices": [{"del'), EngineUnavailable),
     ],
 )
 async def test_a_stream_that_breaks_is_an_error_and_a_failure(
