@@ -93,11 +93,19 @@ def _instructed(asked: ChatRequest, model: Model) -> ChatRequest:
     _ensure_servable(asked, model)
     return replace(
         Neutraliser(model.special_tokens).request(asked),
+        tool_choice=_named(asked) if model.engine == "vllm" else asked.tool_choice,
         temperature=asked.temperature or 0.0,
         stop=asked.stops or None,
         max_tokens=_positive(asked.max_tokens),
         max_completion_tokens=_positive(asked.max_completion_tokens),
     )
+
+
+def _named(asked: ChatRequest) -> wire.ToolChoice | None:
+    """The only tool that can be meant, by its name: vLLM keeps that one to its schema more surely than "required"."""
+    if asked.tool_choice != "required" or not asked.tools or len(asked.tools) > 1:
+        return asked.tool_choice
+    return wire.NamedTool(wire.FunctionName(asked.tools[0].function.name))
 
 
 def _positive(limit: int | None) -> int | None:

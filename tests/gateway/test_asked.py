@@ -14,6 +14,7 @@ from gateway.neutral import WORD_JOINER
 PRESETS = prompts.load()
 PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGVsbG8=", "detail": "low"}}
 TOOL: dict[str, Any] = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+OTHER = {"type": "function", "function": {"name": "g"}}
 FORCED = {"tools": [TOOL], "tool_choice": "required"}
 AUTO = {"enable-auto-tool-choice": True, "tool-call-parser": "hermes"}
 INSTRUCTED: list[EngineKind] = ["vllm", "remote"]
@@ -207,7 +208,7 @@ def test_what_a_client_sets_is_passed_on(engine: EngineKind) -> None:
         "logit_bias": {"5": 1},
         "logprobs": True,
         "top_logprobs": 3,
-        "tools": [TOOL],
+        "tools": [TOOL, OTHER],
         "tool_choice": "required",
         "parallel_tool_calls": False,
         "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {}, "strict": True}},
@@ -268,7 +269,8 @@ def test_a_vllm_that_is_told_not_to_choose_does_not() -> None:
 @pytest.mark.parametrize(
     ("made", "fields"),
     [
-        (model("vllm"), FORCED),
+        (model("vllm"), {"tools": [TOOL, OTHER], "tool_choice": "required"}),
+        (model("vllm"), {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "f"}}}),
         (model("vllm"), {"tools": [TOOL], "tool_choice": "none"}),
         (model("vllm", args=AUTO), {"tools": [TOOL]}),
         (model("vllm", args=AUTO), {"tools": [TOOL], "tool_choice": "auto"}),
@@ -281,6 +283,13 @@ def test_tools_are_passed_on_where_they_work(made: Model, fields: dict[str, Any]
     sent = body(asked.upstream(request(**fields), made, None))
 
     assert {name: sent[name] for name in fields} == fields
+
+
+def test_the_only_tool_that_must_be_called_is_called_by_name() -> None:
+    """vLLM makes "required" a list of calls, which a small model need not end; a named call it keeps to its schema."""
+    sent = body(asked.upstream(request(**FORCED), model("vllm"), None))
+
+    assert sent["tool_choice"] == {"type": "function", "function": {"name": "f"}}
 
 
 @pytest.mark.parametrize("engine", INSTRUCTED)
