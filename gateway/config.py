@@ -68,8 +68,8 @@ class CacheConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 class EnginesConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How engines are started, how many may be loaded at once and how long one waits for them.
 
-    `idle_timeout` unloads an engine that has had nothing to do for so long, and ends one that has slept for so long; None
-    keeps both.
+    `idle_timeout` unloads an engine that has had nothing to do for so long, and ends one that has slept for so long;
+    None keeps both.
     """
 
     preload: tuple[str, ...] = ("demo",)
