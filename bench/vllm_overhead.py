@@ -139,7 +139,7 @@ def _connector(server: Server) -> aiohttp.UnixConnector:
         words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
         for word in words:
             if word.startswith("--uds="):
-                return aiohttp.UnixConnector(word.removeprefix("--uds="))
+                return aiohttp.UnixConnector(word.removeprefix("--uds="), keepalive_timeout=2)
     raise SystemExit("the gateway has started no engine")
 
 
