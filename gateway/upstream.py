@@ -113,6 +113,8 @@ async def refusal(response: Response, name: str, secret: str = "") -> GatewayErr
     """The engine's error as ours: what the client can mend is passed on without `secret`, the rest is for the log."""
     status, retry_after = response.status, _seconds(response.headers)
     error = _error(await limited(response), secret)
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        response.close()  # a server in trouble may close the connection: the next request is not to run into that
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         return Overloaded(f"The engine of '{name}' has too much to do. Try again soon.", retry_after=retry_after)
     if status in MENDABLE:
