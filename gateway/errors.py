@@ -25,12 +25,14 @@ from math import ceil
 
 from gateway import wire
 
+LONGEST_RETRY = 60.0  # seconds; OpenAI's clients do not come back at all when told to wait for longer than two minutes
+
 
 class GatewayError(Exception):
     """An error with its public sentence.
 
-    `retry_after` is in seconds, None where trying again will not help. `heals` is False where only people can help, so
-    that a client should not try again by itself. `closes` says that the body may not have been
+    `retry_after` is in seconds, at most `LONGEST_RETRY`, None where trying again will not help. `heals` is False where
+    only people can help, so that a client should not try again by itself. `closes` says that the body may not have been
     read, so that the connection cannot serve another request.
     """
 
@@ -52,7 +54,7 @@ class GatewayError(Exception):
         self.message = message
         self.param = param
         self.code = code or self.code
-        self.retry_after = retry_after if retry_after is not None else self.retry_after
+        self.retry_after = min(LONGEST_RETRY, retry_after) if retry_after is not None else self.retry_after
         self.heals = self.retry_after is not None
 
 

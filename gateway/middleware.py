@@ -23,8 +23,6 @@ READABLE_TYPES = re.compile(
 )
 
 LOCAL_ORIGIN = re.compile(r"https?://(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?", re.IGNORECASE)
-
-
 LONGEST_STALL = 30.0  # seconds
 
 

@@ -22,7 +22,7 @@ from typing import Self
 
 from gateway.backoff import Backoff
 from gateway.child import Child
-from gateway.errors import EngineUnavailable
+from gateway.errors import LONGEST_RETRY, EngineUnavailable
 from gateway.life import Health, Nap, Probe, State
 from gateway.output import Output
 
@@ -39,7 +39,6 @@ NOTICE_PATIENCE = 1.0  # until the owner has noticed that its child is dead
 NAP_PATIENCE = 60.0  # seconds that falling asleep or waking up may take
 UNKNOWN_LOAD = 10.0  # seconds: what is told of a load that was never measured
 DOWNLOAD = "download"  # a phase that later loads do not have, and that says nothing of how long they take
-LONGEST_RETRY = 60.0  # OpenAI's clients do not come back at all when told to wait for longer than two minutes
 
 
 def nothing_missing() -> str | None:

@@ -162,10 +162,12 @@ class RemoteEngine:
         """The response of the first or the second replica asked, once its status says that there is an answer."""
         deadline = time.monotonic() + self._request_timeout
         self._retries.earn()
-        first = self._pick() if self._obstacle is None else None
-        if first is None:
+        if self._obstacle is not None or not self._usable():
             raise self._unavailable()
         request = await ask()
+        first = self._pick()  # only now: while the pictures were made ready, other requests have been sent
+        if first is None:
+            raise self._unavailable()
         async with AsyncExitStack() as calls:
             try:
                 response = await calls.enter_async_context(self._call(first, request, deadline))
@@ -227,9 +229,13 @@ class RemoteEngine:
 
     # --- replicas ---
 
-    def _pick(self, rather_not: Replica | None = None) -> Replica | None:
+    def _usable(self) -> dict[int, int]:
+        """The requests under way at each replica that can be used, by its place."""
         now = time.monotonic()
-        usable = {at: replica.in_flight for at, replica in enumerate(self._replicas) if replica.usable(now)}
+        return {at: replica.in_flight for at, replica in enumerate(self._replicas) if replica.usable(now)}
+
+    def _pick(self, rather_not: Replica | None = None) -> Replica | None:
+        usable = self._usable()
         others = {at: in_flight for at, in_flight in usable.items() if self._replicas[at] is not rather_not}
         chosen = choose(others or usable, self._last)
         if chosen is None:

@@ -113,8 +113,6 @@ async def refusal(response: Response, name: str, secret: str = "") -> GatewayErr
     """The engine's error as ours: what the client can mend is passed on without `secret`, the rest is for the log."""
     status, retry_after = response.status, _seconds(response.headers)
     error = _error(await limited(response), secret)
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        response.close()  # a server in trouble may close the connection: the next request is not to run into that
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         return Overloaded(f"The engine of '{name}' has too much to do. Try again soon.", retry_after=retry_after)
     if status in MENDABLE:
@@ -227,6 +225,6 @@ def _data(event: bytes) -> list[bytes]:
 
 
 def _seconds(headers: Mapping[str, str]) -> float | None:
-    """The seconds of a Retry-After, where it has some that make sense."""
+    """The seconds of a Retry-After, where it has some."""
     text = headers.get("retry-after", "")
-    return float(text) if re.fullmatch(r"\d{1,5}", text) else None
+    return float(text) if re.fullmatch(r"\d{1,9}", text) else None

@@ -17,6 +17,7 @@ How it answers is said by the text of the request's last part, so that one proce
     hang              no answer at all, until the client leaves; the marker files given with --begun and --left are
                       written when the request has come and when the client has left
     garbage           200, and no JSON
+    connection        a number that is the same for all requests on one connection
     refuse            400 with a parameter and a code
     overloaded        429 with Retry-After
     unavailable       503 with Retry-After
@@ -69,6 +70,7 @@ class StandIn:
         self._options = options
         self._ready_at = time.monotonic() + options.load
         self._dead = False
+        self._connections: list[object] = []  # all that were ever asked for
         self._missing: set[str] = set()  # the commands without which it is not to be asked
 
     async def health(self, _: web.Request) -> web.Response:
@@ -111,11 +113,16 @@ class StandIn:
         return await self._answer(request, asked, command)
 
     async def _answer(self, request: web.Request, asked: wire.ChatRequest, command: str) -> web.StreamResponse:
-        words = _digests(asked)
+        words = self._connection(request) if command == "connection" else _digests(asked)
         if asked.stream:
             return await self._stream(request, command, words)
         await self._go(command)
         return _whole(words)
+
+    def _connection(self, request: web.Request) -> str:
+        if request.transport not in self._connections:
+            self._connections.append(request.transport)
+        return str(self._connections.index(request.transport))
 
     async def _hang(self) -> web.Response:
         if self._options.begun:

@@ -220,6 +220,15 @@ async def test_an_answer_without_an_end_takes_bounded_memory(engine: LocalEngine
         tracemalloc.stop()
 
 
+async def test_no_request_meets_the_end_of_another_ones_connection(engine: LocalEngine) -> None:
+    """An engine in trouble may close its connection when it has answered; no other request runs into that."""
+
+    async def connection() -> str | None:
+        return (await engine.complete(request("connection"))).choices[0].message.content
+
+    assert len({await connection() for _ in range(3)}) == 3
+
+
 @pytest.mark.parametrize("command", ["garbage", "die midway", "hang"])
 async def test_a_request_that_failed_leaves_no_trace(tmp_path: Path, command: str) -> None:
     """Whatever became of it, its engine counts as idle afterwards: it is unloaded in time."""

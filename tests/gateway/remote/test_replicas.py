@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from gateway import remote
+from gateway import remote, wire
 from gateway.errors import EngineFault, EngineTimeout, EngineUnavailable, GatewayError
 from gateway.life import State
 from tests.gateway.remote.servers import (
@@ -104,6 +104,35 @@ async def test_a_replica_that_fails_is_left_alone_and_tried_again_by_one(
 
         assert await asyncio.gather(*(caption(running) for _ in range(2))) == ["a cat"] * 2
     assert len(fake.requests) == 8
+
+
+async def test_a_replica_on_trial_gets_one_request_however_long_pictures_take(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who is sent is decided when the pictures are ready: two that began before the trial are not both sent."""
+    clock = Clock()
+    monkeypatch.setattr(remote, "time", clock)
+    fake.answers = [status(500)] * 5 + [fake.waits]
+    ready = asyncio.Event()
+
+    async def ask() -> wire.ChatRequest:
+        await ready.wait()
+        return await request()()
+
+    async with serving(fake) as running:
+        for _ in range(5):
+            with pytest.raises(EngineFault):
+                await caption(running)
+        clock.ahead = 5.0
+        both = [asyncio.create_task(running.complete(ask)) for _ in range(2)]
+        await asyncio.sleep(0)
+        ready.set()
+        await fake.begun.wait()
+        fake.go.set()
+        results = await asyncio.gather(*both, return_exceptions=True)
+
+    assert sorted(type(result).__name__ for result in results) == ["ChatCompletion", "EngineUnavailable"]
+    assert len(fake.requests) == 6
 
 
 async def test_a_slow_replica_meets_the_limit(fake: Fake) -> None:

@@ -75,6 +75,16 @@ async def test_a_refused_connection_is_made_up_for(fake: Fake) -> None:
         assert [await caption(running) for _ in range(3)] == ["a cat"] * 3
 
 
+async def test_no_client_is_sent_away_for_longer_than_it_comes_back_for(fake: Fake) -> None:
+    """OpenAI's clients give up at once when told to wait for more than two minutes."""
+    fake.always = status(503, **{"Retry-After": "99999"})
+    async with serving(fake) as running:
+        with pytest.raises(EngineUnavailable) as caught:
+            await caption(running)
+
+    assert caught.value.retry_after == 60
+
+
 async def test_the_only_replica_is_tried_twice_and_no_more(fake: Fake) -> None:
     """What fails twice is told, with the time that the server asked for."""
     fake.always = status(503, **{"Retry-After": "7"})
