@@ -87,8 +87,8 @@ class LocalEngine:
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
             "http://engine",
-            # A connection each costs a tenth of a millisecond here. Servers on ASGI close one right after an answer that
-            # tells of a crash, when it would already be serving the next request.
+            # A connection each costs a tenth of a millisecond. One kept might be closed under the next request: uvicorn
+            # does so right after an answer that tells of a crash.
             connector=aiohttp.UnixConnector(self._socket, limit=0, force_close=True),
             timeout=aiohttp.ClientTimeout(total=self._request_timeout),
             cookie_jar=aiohttp.DummyCookieJar(),
