@@ -383,11 +383,27 @@ def test_what_vllm_does_not_know_is_told(checkpoints: dict[str, Path], tmp_path:
     assert str(tmp_path) not in wrong.error["message"] + too_long.error["message"]
 
 
-def test_no_process_of_vllm_outlives_the_gateway(checkpoints: dict[str, Path], tmp_path: Path) -> None:
-    """When the gateway is killed, vLLM goes with all its processes."""
-    settings = f"[engines]\npreload = []\n{_section('blip2', checkpoints['blip2'])}"
+def test_a_core_that_dies_is_replaced_and_nothing_outlives_the_gateway(
+    checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    """When the process with the model is killed, its requests are told so and later ones are answered; when the gateway
+    is killed, vLLM goes with all its processes.
+    """
+    settings = f"[engines]\npreload = []\n{_section('gemma', checkpoints['gemma'])}"
     with running_server(tmp_path, settings=settings) as running:
-        assert chat(running, model="tiny-blip2", max_tokens=1).status == 200
+        assert chat(running, model="tiny-gemma", max_tokens=1).status == 200
+        with ThreadPoolExecutor(1) as threads:
+            under_way = threads.submit(
+                chat, running, model="tiny-gemma", messages=asked(), max_tokens=900, logit_bias={"1": -100}
+            )
+            _until(lambda: _running(running) == 1)
+            (core,) = (pid for pid in _descendants(running.process.pid) if "EngineCore" in _name(pid))
+            os.kill(core, signal.SIGKILL)
+            lost = under_way.result()
+        assert (lost.status, lost.error["code"]) == (503, "engine_unavailable")
+        assert "went away" in lost.error["message"]
+        assert chat(running, model="tiny-gemma", max_tokens=1).status == 200
+
         family_tree = [os.pidfd_open(pid) for pid in _descendants(running.process.pid)]
         running.process.send_signal(signal.SIGKILL)
         running.process.wait()
@@ -396,6 +412,11 @@ def test_no_process_of_vllm_outlives_the_gateway(checkpoints: dict[str, Path], t
         for process in family_tree:
             assert select.select([process], [], [], 30)[0]
             os.close(process)
+
+
+def _name(pid: int) -> str:
+    """What vLLM calls a process of its own."""
+    return Path(f"/proc/{pid}/cmdline").read_text() + Path(f"/proc/{pid}/comm").read_text()
 
 
 def _descendants(pid: int) -> list[int]:
