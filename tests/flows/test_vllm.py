@@ -38,6 +38,7 @@ SCHEMA = {
 }
 TOOL = {"type": "function", "function": {"name": "describe", "description": "Notes it.", "parameters": SCHEMA}}
 FRESH = {"cache-control": "no-store"}
+NO_END = {"1": -100, "6": -100}  # as logit_bias: the tokens that end an answer of the tiny Gemma
 
 
 @pytest.fixture(scope="module")
@@ -239,14 +240,20 @@ def test_the_engine_fetches_nothing(client: OpenAI, server: Server) -> None:
     assert b"Not Found" in _straight(server, "POST", "/sleep")
 
 
-@pytest.mark.parametrize("stream", [False, True])
-def test_who_leaves_ends_the_work(server: Server, stream: bool) -> None:
-    """The request of a client that closes its connection is aborted in vLLM, whether it streams or not."""
-    body = {"model": "tiny-gemma", "messages": asked(), "max_tokens": 900, "stream": stream, "logit_bias": {"1": -100}}
-    connection = http.client.HTTPConnection(urlsplit(server.root).netloc)
-    connection.request("POST", "/v1/chat/completions", json.dumps(body), {"content-type": "application/json", **FRESH})
-    _until(lambda: _running(server) == 1)
-    connection.close()
+@pytest.mark.parametrize(("stream", "clients"), [(False, 1), (True, 1), (False, 20)])
+def test_who_leaves_ends_the_work(server: Server, client: OpenAI, stream: bool, clients: int) -> None:
+    """The requests of clients that close their connections are aborted in vLLM, streaming or not, and those of twenty
+    too, of which four wait in its queue.
+    """
+    client.chat.completions.create(model="tiny-gemma", messages=asked(), max_tokens=1)
+    body = {"model": "tiny-gemma", "messages": asked(), "max_tokens": 900, "stream": stream, "logit_bias": NO_END}
+    connections = [http.client.HTTPConnection(urlsplit(server.root).netloc) for _ in range(clients)]
+    headers = {"content-type": "application/json", **FRESH}
+    for connection in connections:
+        connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
+    _until(lambda: _running(server) == clients)
+    for connection in connections:
+        connection.close()
     left = time.monotonic()
     _until(lambda: _running(server) == 0)
 
@@ -394,7 +401,7 @@ def test_a_core_that_dies_is_replaced_and_nothing_outlives_the_gateway(
         assert chat(running, model="tiny-gemma", max_tokens=1).status == 200
         with ThreadPoolExecutor(1) as threads:
             under_way = threads.submit(
-                chat, running, model="tiny-gemma", messages=asked(), max_tokens=900, logit_bias={"1": -100}
+                chat, running, model="tiny-gemma", messages=asked(), max_tokens=900, logit_bias=NO_END
             )
             _until(lambda: _running(running) == 1)
             (core,) = (pid for pid in _descendants(running.process.pid) if "EngineCore" in _name(pid))
