@@ -9,6 +9,7 @@ from litestar import Litestar, Request, Response
 from litestar.exceptions import HTTPException, MethodNotAllowedException
 from litestar.types import ASGIApp
 
+from gateway.auth import Keyring
 from gateway.config import Config
 from gateway.errors import (
     BodyTooLarge,
@@ -20,9 +21,10 @@ from gateway.errors import (
     render,
 )
 from gateway.limits import Gate
-from gateway.middleware import AccessLog, Admission, Attention, RequestId
+from gateway.middleware import AccessLog, Admission, Attention, Authentication, Limits, RequestId
 from gateway.parts import Parts
-from gateway.routes import chat, health, models
+from gateway.reload import KeyFile
+from gateway.routes import admin, chat, health, models
 
 log = logging.getLogger(__name__)
 
@@ -35,13 +37,14 @@ NOT_SERVED = {
 }
 
 
-def create_app(config: Config, parts: Parts) -> ASGIApp:
+def create_app(config: Config, parts: Parts, key_file: KeyFile) -> ASGIApp:
     """The server as one ASGI application."""
     captioner = parts.captioner
+    keyring = Keyring(config.keys)
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
-        async with parts.running():
+        async with parts.running(), key_file.watched(keyring):
             for name in config.engines.preload:
                 captioner.engines[captioner.models[name].name].want()
             yield
@@ -55,6 +58,7 @@ def create_app(config: Config, parts: Parts) -> ASGIApp:
                 longest_wait=config.engines.start_timeout,
             ),
             *models.routes(captioner),
+            *admin.routes(captioner),
             *health.routes(captioner, config.engines.preload),
         ],
         exception_handlers={Exception: respond},
@@ -65,6 +69,8 @@ def create_app(config: Config, parts: Parts) -> ASGIApp:
     )
     gate = Gate(max_requests=config.server.max_requests, max_bytes=config.server.max_bytes_in_flight)
     app = Admission(app, gate)
+    app = Limits(app, parts.books)
+    app = Authentication(app, keyring, open_paths=health.OPEN_PATHS)
     app = Attention(app)
     app = AccessLog(app)
     return RequestId(app)

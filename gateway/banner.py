@@ -7,11 +7,14 @@ from gateway import __version__, inventory
 from gateway.catalogue import Model, catalogue_file
 from gateway.config import Config
 
+NAMES_SHOWN = 5
+
 
 def text(config: Config, cache: str, port: int) -> str:
     """The banner. `cache` describes the cache in use, `port` is the one really listened on."""
     host = f"[{config.server.host}]" if ":" in config.server.host else config.server.host
     base = f"http://{host}:{port}/v1"
+    request = catalogue_file().parent / "demo" / "request.json"
     first = config.engines.preload[0] if config.engines.preload else config.models[0].name
     return "\n".join(
         [
@@ -21,19 +24,34 @@ def text(config: Config, cache: str, port: int) -> str:
             *_indented(_unserved(config)),
             "",
             f"  cache   {cache}",
-            "  key     none needed: any key, or none, is accepted",
+            f"  key     {_needed(config)}",
             "",
             "Try it (the picture is a drawn scene, which the demo model knows):",
             "",
-            f"  curl {base}/chat/completions -d @{_shown(catalogue_file().parent / 'demo' / 'request.json')}",
+            f"  curl {base}/chat/completions {_header(config)}-d @{_shown(request)}",
             "",
             "In your Python, change two lines:",
             "",
-            f'  client = OpenAI(base_url="{base}", api_key="any")',
+            f'  client = OpenAI(base_url="{base}", api_key="{_key(config)}")',
             f'  client.chat.completions.create(model="{first}", messages=...)',
             "",
         ]
     )
+
+
+def _needed(config: Config) -> str:
+    names = [key.caller.key_id for key in config.keys]
+    if not names:
+        return "none needed: any key, or none, is accepted"
+    return f"needed; known are those of {', '.join(names[:NAMES_SHOWN])}{', …' * (len(names) > NAMES_SHOWN)}"
+
+
+def _key(config: Config) -> str:
+    return "ag-..." if config.keys else "any"
+
+
+def _header(config: Config) -> str:
+    return f"-H 'Authorization: Bearer {_key(config)}' " if config.keys else ""
 
 
 def models(config: Config) -> str:

@@ -1,43 +1,48 @@
 """The story of one request, for whoever asks: the HTTP routes and the command line.
 
 prepare   route by the model's name, fill the preset, load the pictures, look the answer up
-answer    generate it unless it was found, keep it, give it back whole
+answer    generate it unless it was found, or share what is being generated; keep it, give it back whole
 stream    the same, piece by piece
 """
 
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
 from functools import partial
 from typing import Any, Literal, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway import asked, cache, completion, promises, routing, wire
-from gateway.cache import Store, Stored
+from gateway import asked, completion, promises, routing, wire
+from gateway.auth import ANONYMOUS, Caller
+from gateway.cache import Cache, Stored, key
 from gateway.catalogue import Model
 from gateway.directives import NO_DIRECTIVES, Directives
 from gateway.engine import Engine
-from gateway.errors import InvalidRequest
+from gateway.errors import InvalidRequest, NotCached
+from gateway.flight import Flight, Flights, Made
 from gateway.images.ingest import Encoded, Ingest
 from gateway.images.normalize import PIPELINE_VERSION
 from gateway.prompts import Preset
+from gateway.redis import Leases
 from gateway.wire import ChatCompletion, ChatRequest, Chunk
 
 JSON_PRESET = "alt_text"  # what json_object means, since it brings no schema of its own
 
-CacheResult = Literal["hit", "miss", "bypass"]
+CacheResult = Literal["hit", "miss", "join", "bypass"]
 T = TypeVar("T")
 
 
-class Job(Struct, frozen=True, kw_only=True):
+class Job(Struct, kw_only=True):
     """A request made ready.
 
     `asked` is what the engine will be asked, its pictures not yet decoded; `key` is None for an answer that is not
-    kept; `unwrap` names the property whose words are the answer, where a preset was chosen but no object asked for;
-    `wait` is how many seconds a load of the engine may take, None for what is configured and where nothing is loaded.
+    kept; `is_shared` says that an answer made for others will do; `unwrap` names the property whose words are the
+    answer, where a preset was chosen but no object asked for; `wait` is how many seconds a load of the engine may take,
+    None for what is configured and where nothing is loaded. `cache` is settled when the answer has begun.
     """
 
     asked: ChatRequest
@@ -46,9 +51,15 @@ class Job(Struct, frozen=True, kw_only=True):
     head: completion.Head
     unwrap: str | None
     key: str | None
+    is_shared: bool
     cache: CacheResult
     found: Stored | None
     wait: float | None
+
+    @property
+    def age(self) -> int | None:
+        """How many seconds old the answer is that was found."""
+        return None if self.found is None else int(self.found.age(time.time()))
 
 
 class Captioner:
@@ -61,37 +72,48 @@ class Captioner:
         presets: Mapping[str, Preset],
         ingest: Ingest,
         engines: Mapping[str, Engine],
-        store: Store,
+        cache: Cache,
+        leases: Leases | None = None,
+        cold_start_wait: float,
+        share_across_teams: bool = False,
     ) -> None:
         self.models = models
         self.presets = presets
         self.engines = engines
-        self.store = store
+        self.cache = cache
         self._ingest = ingest
+        self._leases = leases
+        self._flights = Flights()
+        self._cold_start_wait = cold_start_wait
+        self._share_across_teams = share_across_teams
 
-    async def prepare(self, request: ChatRequest, directives: Directives = NO_DIRECTIVES) -> Job:
+    async def prepare(
+        self, request: ChatRequest, directives: Directives = NO_DIRECTIVES, caller: Caller = ANONYMOUS
+    ) -> Job:
         """Everything up to the engine.
 
         Raises:
-            GatewayError: the model is unknown, or the request or one of its pictures cannot be used.
+            GatewayError: there is no such model for this caller, or the request or one of its pictures cannot be
+                used.
         """
-        route = routing.choose(request.model, self.models, self.presets)
+        route = routing.choose(request.model, caller.visible(self.models), self.presets)
         preset = self._preset(request, route.preset)
         question = asked.upstream(request, route.model, preset)
         promises.ensure_possible(question, route.model)
         pictures = await self._load(request)
+        scope = "" if self._share_across_teams else caller.team
         is_kept = _repeatable(request) and not directives.no_store
-        key = _key(question, route.model, preset, pictures) if is_kept else None
-        consulted = key if not directives.no_cache else None
-        found = await self.store.get(consulted) if consulted else None
+        name = _key(scope, question, route.model, preset, pictures) if is_kept else None
+        found, is_shared = await self._look_up(name, directives)
         return Job(
             asked=question,
             model=route.model,
             pictures=pictures,
             head=_head(request, route.model, preset),
             unwrap=preset.field if preset and request.response_format is None else None,
-            key=key,
-            cache=("hit" if found else "miss") if consulted else "bypass",
+            key=name,
+            is_shared=is_shared,
+            cache=("hit" if found else "miss") if name and not directives.no_cache else "bypass",
             found=found,
             wait=directives.wait if route.model.engine != "remote" else None,
         )
@@ -102,38 +124,32 @@ class Captioner:
         Raises:
             GatewayError: a picture cannot be decoded, or the engine refused or failed.
         """
-        choices, usage = await self._generated(job)
-        return completion.whole(job.head, choices, usage)
+        choices, usage = await self._choices(job)
+        words = [completion.unwrapped(choice, job.unwrap) for choice in choices] if job.unwrap else choices
+        return completion.whole(job.head, words, usage)
 
     async def stream(self, job: Job) -> AsyncGenerator[Chunk, None]:
-        """The answer as it is made. Closing the generator ends the engine's work.
+        """The answer as it is made. Closing the generator ends the engine's work, unless others want it.
 
         Raises:
             GatewayError: as `answer`, and also in the middle.
         """
         if job.found is not None or job.unwrap is not None:
-            choices, usage = await self._generated(job)
-            for chunk in completion.replayed(job.head, choices, usage):
+            whole = await self.answer(job)
+            for chunk in completion.replayed(job.head, whole.choices, whole.usage):
                 yield chunk
             return
-        in_pieces = replace(job.asked, stream=True, stream_options=wire.StreamOptions(include_usage=True))
-        ask = partial(self._with_pictures, replace(job, asked=in_pieces))
-        gathered = completion.Gathered()
-        chunks = self.engines[job.model.name].stream(ask, wait=job.wait)
-        try:
-            async for chunk in chunks:
-                gathered.add(chunk)
-                if chunk.choices:
-                    yield completion.restamped(job.head, chunk)
-        finally:
-            await chunks.aclose()
-        if ends := gathered.close(job.head):
-            yield ends
-        choices, usage = gathered.result()
-        if promises.are_kept(job.asked, choices):  # if not, it is too late to refuse them
-            self._keep(job, choices, usage)
-        if job.head.include_usage:
-            yield completion.usage_chunk(job.head, usage)
+        in_pieces = False
+        async with self._aboard(job, in_pieces=True) as (flight, until), aclosing(flight.pieces(until)) as pieces:
+            async for piece in pieces:
+                in_pieces = True
+                yield completion.restamped(job.head, piece)
+            made = await self._landed(job, flight, until)
+        if not in_pieces:
+            for chunk in completion.replayed(job.head, made.choices, made.usage):
+                yield chunk
+        elif job.head.include_usage:
+            yield completion.usage_chunk(job.head, made.usage)
 
     # --- the steps ---
 
@@ -155,16 +171,94 @@ class Captioner:
         pictures = wire.pictures_of(request)
         return await _all(self._ingest.load(part.image_url.url, param=path) for path, part in pictures)
 
-    async def _generated(self, job: Job) -> tuple[list[wire.Choice], wire.Usage]:
-        """The answer's choices and usage, found or made, in the form that was asked for."""
+    async def _choices(self, job: Job) -> tuple[list[wire.Choice], wire.Usage]:
+        """The answer's choices and usage, found or made."""
         if job.found is not None:
-            choices, usage = job.found.choices, job.found.usage
+            self.cache.tally.hit(job.found.usage, job.found.seconds)
+            return job.found.choices, job.found.usage
+        async with self._aboard(job, in_pieces=False) as (flight, until):
+            made = await self._landed(job, flight, until)
+        promises.ensure_kept(job.asked, made.choices)  # a stream that broke its promise was not refused
+        return made.choices, made.usage
+
+    async def _look_up(self, name: str | None, directives: Directives) -> tuple[Stored | None, bool]:
+        """The answer that was kept, and whether one that is being made for others would do as well.
+
+        Raises:
+            NotCached: there is none, and the client wants no other.
+        """
+        found, is_shared = None, name is not None and not directives.no_cache
+        if name is not None and is_shared and (directives.only_if_cached or name not in self._flights):
+            found = await self.cache.get(name)
+        if found is not None and directives.max_age is not None and found.age(time.time()) > directives.max_age:
+            found, is_shared = None, False
+        if found is None and directives.only_if_cached:
+            raise NotCached("There is no kept answer, and 'Cache-Control: only-if-cached' asks for no other.")
+        return found, is_shared
+
+    @asynccontextmanager
+    async def _aboard(self, job: Job, *, in_pieces: bool) -> AsyncIterator[tuple[Flight, float]]:
+        """The flight of this request, and until when, by the loop's clock, it waits for the engine to load."""
+        until = asyncio.get_running_loop().time() + (self._cold_start_wait if job.wait is None else job.wait)
+        generate = partial(self._generated, job, in_pieces)
+        name = job.key if job.is_shared else None
+        async with self._flights.aboard(name, generate, wait=job.wait, until=until) as (flight, joined):
+            if joined:
+                job.cache = "join"
+            yield flight, until
+
+    async def _landed(self, job: Job, flight: Flight, until: float) -> Made:
+        """The flight's answer, counted."""
+        made = await flight.landed(until)
+        if made.found:
+            job.cache = "join"
+        match job.cache:
+            case "join":
+                self.cache.tally.join(made.usage, made.seconds)
+            case "bypass":
+                self.cache.tally.bypass()
+            case _:
+                self.cache.tally.miss()
+        return made
+
+    async def _generated(self, job: Job, in_pieces: bool, flight: Flight, wait: float | None) -> Made:
+        """The answer, unless another gateway makes it: then theirs."""
+        if job.key is None or not job.is_shared:
+            return await self._from_engine(job, in_pieces, flight, wait)
+        async with self._lease(job.key, job.model):
+            if found := await self.cache.get(job.key):
+                return Made(choices=found.choices, usage=found.usage, seconds=found.seconds, found=True)
+            return await self._from_engine(job, in_pieces, flight, wait)
+
+    def _lease(self, name: str, model: Model) -> AbstractAsyncContextManager[None]:
+        """Held by the gateway that makes an answer. One that would have to load its engine first stays out of it."""
+        if self._leases is None or not self.engines[model.name].status.can_serve:
+            return nullcontext()
+        return self._leases.held(name)
+
+    async def _from_engine(self, job: Job, in_pieces: bool, flight: Flight, wait: float | None) -> Made:
+        """The engine's answer, kept if it is complete."""
+        started = time.monotonic()
+        ask, engine = partial(self._question, job, in_pieces, flight), self.engines[job.model.name]
+        if in_pieces:
+            choices, usage = await _gathered(job, engine.stream(ask, wait=wait), flight)
         else:
-            made = await self.engines[job.model.name].complete(partial(self._with_pictures, job), wait=job.wait)
+            made = await engine.complete(ask, wait=wait)
             choices, usage = made.choices, made.usage
             promises.ensure_kept(job.asked, choices)
-            self._keep(job, choices, usage)
-        return ([completion.unwrapped(choice, job.unwrap) for choice in choices] if job.unwrap else choices), usage
+        seconds = time.monotonic() - started
+        if job.key is not None and promises.is_complete(choices) and promises.are_kept(job.asked, choices):
+            digests = [picture.digest for picture in job.pictures]
+            self.cache.keep(job.key, choices, usage, model=job.model.name, pictures=digests, seconds=seconds)
+        return Made(choices=choices, usage=usage, seconds=seconds)
+
+    async def _question(self, job: Job, in_pieces: bool, flight: Flight) -> ChatRequest:
+        """What the engine is asked, when it can work on it."""
+        flight.begun = True
+        whole = await self._with_pictures(job)
+        return (
+            replace(whole, stream=True, stream_options=wire.StreamOptions(include_usage=True)) if in_pieces else whole
+        )
 
     async def _with_pictures(self, job: Job) -> ChatRequest:
         """What the engine is asked, each picture in it decoded and written anew by us."""
@@ -175,10 +269,20 @@ class Captioner:
         digests = [picture.digest for picture in job.pictures]
         return asked.with_pictures(job.asked, job.model, zip(digests, await _all(decodes), strict=True))
 
-    def _keep(self, job: Job, choices: list[wire.Choice], usage: wire.Usage) -> None:
-        """Only complete answers are kept."""
-        if job.key is not None and promises.is_complete(choices):
-            self.store.put(Stored(cache.VERSION, job.key, choices, usage))
+
+async def _gathered(
+    job: Job, chunks: AsyncGenerator[Chunk, None], flight: Flight
+) -> tuple[list[wire.Choice], wire.Usage]:
+    """The whole of a streamed answer, each piece of which is passed on at once."""
+    gathered = completion.Gathered()
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            gathered.add(chunk)
+            if chunk.choices:
+                await flight.publish(chunk)
+    if ends := gathered.close(job.head):
+        await flight.publish(ends)
+    return gathered.result()
 
 
 def _repeatable(request: ChatRequest) -> bool:
@@ -186,8 +290,9 @@ def _repeatable(request: ChatRequest) -> bool:
     return not request.temperature or request.seed is not None
 
 
-def _key(question: ChatRequest, model: Model, preset: Preset | None, pictures: Sequence[Encoded]) -> str:
-    return cache.key(
+def _key(scope: str, question: ChatRequest, model: Model, preset: Preset | None, pictures: Sequence[Encoded]) -> str:
+    return key(
+        scope,
         question,
         model=model,
         digests=[picture.digest for picture in pictures],

@@ -6,12 +6,13 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 
 import click
 
-from gateway import __version__, banner, doctor
-from gateway.config import Config, load
+from gateway import __version__, administration, auth, banner, doctor
+from gateway.config import CLIENT_KEY, DEFAULT_FILE, Config, load
 from gateway.values import ConfigError
 
 with_config = click.option(
@@ -32,11 +33,14 @@ def main() -> None:
 def serve(host: str | None, port: int | None, file: Path | None) -> None:
     """Serve chat completions until interrupted."""
     from gateway import server  # noqa: PLC0415 - the web framework takes long to import, and only this needs it
+    from gateway.reload import KeyFile  # noqa: PLC0415
 
     given: dict[str, object] = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
-    config = _loaded(file, {"server": given} if given else {})
+    flags: dict[str, dict[str, object]] = {"server": given} if given else {}
+    key_file = KeyFile(file or DEFAULT_FILE, partial(load, file, os.environ, flags))
+    config = _loaded(file, flags)
     _log_to_stderr(logging.INFO)
-    server.run(config)
+    server.run(config, key_file)
 
 
 @main.command()
@@ -94,6 +98,67 @@ def check(file: Path | None) -> None:
         well = well and not wrong
         click.echo(_finding(finding, "WRONG" if wrong else "note "))
     if not well:
+        sys.exit(1)
+
+
+@main.group()
+def keys() -> None:
+    """Make keys for clients."""
+
+
+@keys.command()
+@click.argument("name")
+@click.option("--team", help="Whose answers it shares, in the cache and in reports. [default: the key's name]")
+def new(name: str, team: str | None) -> None:
+    """Make a key, print it once, and print the section that makes NAME known. Writes no file."""
+    key = auth.new_key()
+    try:
+        section = auth.section(name, key, team)
+    except ConfigError as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(
+        f"{key}\n\nThis is the key. It is shown this once and kept nowhere. To let it in, add to altgate.toml:\n\n"
+        f"{section}\n\nA gateway that runs takes it within seconds."
+    )
+
+
+@main.group()
+def cache() -> None:
+    """Look at and clear the cache of a running gateway."""
+
+
+with_gateway = click.option(
+    "--url", default="http://127.0.0.1:8000", show_default=True, help="Where the gateway listens."
+)
+with_key = click.option("--key", envvar=CLIENT_KEY, help=f"An administrator's key. [default: {CLIENT_KEY}]")
+
+
+@cache.command()
+@with_gateway
+@with_key
+def stats(url: str, key: str | None) -> None:
+    """Say what the cache has been good for, and what it holds."""
+    try:
+        click.echo(administration.stats(url, key))
+    except administration.Refused as error:
+        raise click.ClickException(str(error)) from None
+
+
+@cache.command()
+@with_gateway
+@with_key
+@click.option("--team", help="The answers of a team.")
+@click.option("--model", help="The answers of a model.")
+@click.option("--digest", help="The answers about a picture, or one answer, by the hex digits of its SHA-256.")
+def clear(url: str, key: str | None, **chosen: str | None) -> None:
+    """Remove the answers that fit all the options given. Other gateways' memory follows within half a minute."""
+    given = {name: value for name, value in chosen.items() if value is not None}
+    try:
+        told, complete = administration.clear(url, key, given)
+    except administration.Refused as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(told)
+    if not complete:
         sys.exit(1)
 
 

@@ -1,7 +1,7 @@
 """Altgate's configuration: frozen Structs, one per part, with their defaults.
 
 `load` reads, in rising order of precedence, the defaults below, one TOML file, environment variables
-(`ALTGATE_SECTION__KEY`) and flags. A fault names where it stands, the key and the remedy.
+(`ALTGATE_SECTION__KEY`, `ALTGATE_KEYS__NAME__KEY`) and flags. A fault names where it stands, the key and the remedy.
 """
 
 import difflib
@@ -15,11 +15,15 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
+from gateway import routing
+from gateway.auth import Key, KeyConfig, keys
 from gateway.catalogue import MODEL_NAME, Model, ModelConfig, models
+from gateway.redis import address
 from gateway.values import Bytes, ConfigError, Seconds, from_text
 
 DEFAULT_FILE = Path("altgate.toml")
 ENVIRONMENT_PREFIX = "ALTGATE_"
+CLIENT_KEY = "ALTGATE_KEY"  # the key of our own commands that ask a running gateway; no setting
 
 
 class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -54,15 +58,22 @@ class ImagesConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class CacheConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where answers are kept: in memory, up to `max_bytes`, or in Redis when its URL is given."""
+    """Where answers are kept: in memory, up to `max_bytes`, and behind it in Redis when its URL is given.
+
+    Every team has its own answers, unless they are shared.
+    """
 
     redis: str | None = None
     ttl: Seconds = Seconds(24 * 3600)
     max_bytes: Bytes = Bytes(64 * 2**20)
+    share_across_teams: bool = False
 
     def __post_init__(self) -> None:
-        if self.redis is not None and not self.redis.startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError("redis: a URL is wanted, such as 'redis://localhost:6379/0'")
+        if self.redis is not None:
+            try:
+                address.check(self.redis)
+            except ValueError as error:
+                raise ValueError(f"redis: {error}") from None
 
 
 class EnginesConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -91,6 +102,7 @@ class Config(Struct, frozen=True, kw_only=True):
     cache: CacheConfig
     engines: EnginesConfig
     models: tuple[Model, ...]
+    keys: tuple[Key, ...]
     wanted: frozenset[str]
 
 
@@ -102,6 +114,7 @@ class _Sections(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     cache: CacheConfig = CacheConfig()
     engines: EnginesConfig = EnginesConfig()
     models: dict[str, ModelConfig] = {}
+    keys: dict[str, KeyConfig] = {}
 
 
 Table = dict[str, Any]
@@ -129,17 +142,19 @@ def load(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, Mapp
         _read(table, origin)
         merged = _merge(merged, table)
     sections = _read(merged, "the configuration")
+    known = models(sections.models, layers[0][0])
     config = Config(
         server=sections.server,
         images=sections.images,
         cache=sections.cache,
         engines=sections.engines,
-        models=models(sections.models, layers[0][0]),
+        models=known,
+        keys=keys(sections.keys, routing.table(known)),
         wanted=frozenset([*sections.models, *sections.engines.preload]),
     )
     _check_names(config)
     _check_places(config)
-    _check_host(config.server.host)
+    _check_host(config)
     return config
 
 
@@ -158,7 +173,7 @@ def _file_layer(file: Path | None) -> tuple[str, Table]:
 def _environment_layer(environ: Mapping[str, str]) -> tuple[str, Table]:
     table: Table = {}
     for variable, value in sorted(environ.items()):
-        if not variable.startswith(ENVIRONMENT_PREFIX):
+        if not variable.startswith(ENVIRONMENT_PREFIX) or variable == CLIENT_KEY:
             continue
         section, separator, key = variable.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
         if section == "models":
@@ -168,7 +183,11 @@ def _environment_layer(environ: Mapping[str, str]) -> tuple[str, Table]:
                 f"environment: {variable} has no section. Write {ENVIRONMENT_PREFIX}SECTION__KEY, "
                 f"for example {ENVIRONMENT_PREFIX}SERVER__PORT."
             )
-        table.setdefault(section, {})[key] = _scalar(value)
+        place = table.setdefault(section, {})
+        if section == "keys":
+            name, _, key = key.partition("__")
+            place = place.setdefault(name, {})
+        place[key] = _scalar(value)
     return ("the environment", table)
 
 
@@ -193,10 +212,12 @@ _UNKNOWN = re.compile(r"^Object contains unknown field `(?P<key>[^`]+)`")
 
 
 def _read(table: Table, origin: str) -> _Sections:
-    models = table.get("models", {})
-    if isinstance(models, dict):
-        for name, entry in models.items():
-            _convert(entry, ModelConfig, origin, f"models.{name}")
+    named: tuple[tuple[str, type[Struct]], ...] = (("models", ModelConfig), ("keys", KeyConfig))
+    for section, kind in named:
+        entries = table.get(section, {})
+        if isinstance(entries, dict):
+            for name, entry in entries.items():
+                _convert(entry, kind, origin, f"{section}.{name}")
     return _convert(table, _Sections, origin, "")
 
 
@@ -227,7 +248,8 @@ def _known_keys(path: str) -> tuple[str, ...]:
         "cache": CacheConfig.__struct_fields__,
         "engines": EnginesConfig.__struct_fields__,
     }
-    return parts.get(path, ModelConfig.__struct_fields__)
+    named = KeyConfig if path.startswith("keys.") else ModelConfig
+    return parts.get(path, named.__struct_fields__)
 
 
 def _check_names(config: Config) -> None:
@@ -260,13 +282,16 @@ def _check_places(config: Config) -> None:
         )
 
 
-def _check_host(host: str) -> None:
+def _check_host(config: Config) -> None:
+    host = config.server.host
     try:
         loopback = host == "localhost" or ip_address(host).is_loopback
     except ValueError:
         loopback = False
-    if not loopback:
+    if not loopback and not config.keys:
         raise ConfigError(
-            f"'server.host' is {host!r}, but there are no API keys yet, so Altgate listens on loopback alone. "
-            'Set host = "127.0.0.1" and put a proxy that asks for a login in front of it.'
+            f"'server.host' is {host!r}, where others can reach it, but no key is configured. `altgate keys new NAME` "
+            "makes a key and prints the lines to add to altgate.toml:\n\n"
+            '  [keys.NAME]\n  digest = "sha256:..."\n\n'
+            'Or set host = "127.0.0.1": on loopback nobody needs a key.'
         )

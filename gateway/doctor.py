@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from msgspec import Struct
 
 from gateway import inventory, prompts
-from gateway.cache import RedisStore
 from gateway.config import Config
+from gateway.redis import Link
 
 IMPORT_TIMEOUT = 120  # seconds
 VERSIONS = "import torch, transformers; print(torch.__version__, transformers.__version__, torch.cuda.is_available())"
@@ -28,7 +28,7 @@ class Finding(Struct, frozen=True):
 def findings(config: Config) -> Iterator[Finding]:
     """Everything looked at, in the order in which a request would meet it."""
     yield Finding(f"Python {sys.version.split()[0]}")
-    yield Finding(f"configuration: {len(config.models)} models, {len(prompts.load())} presets")
+    yield Finding(f"configuration: {len(config.models)} models, {len(prompts.load())} presets, {len(config.keys)} keys")
     yield _port(config)
     yield _cache(config)
     yield _transformers()
@@ -53,14 +53,14 @@ def _port(config: Config) -> Finding:
 def _cache(config: Config) -> Finding:
     if config.cache.redis is None:
         return Finding("cache: in memory")
-    if asyncio.run(_answers(config.cache.redis, config.cache.ttl)):
+    if asyncio.run(_answers(config.cache.redis)):
         return Finding("cache: Redis answers")
     return Finding("cache: Redis does not answer", "start it, or correct 'cache.redis'")
 
 
-async def _answers(url: str, ttl: float) -> bool:
-    async with RedisStore(url, ttl=ttl) as store:
-        return await store.ping()
+async def _answers(url: str) -> bool:
+    async with Link(url) as link:
+        return not link.is_down
 
 
 def _transformers() -> Finding:

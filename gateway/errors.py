@@ -4,7 +4,9 @@
     ├── InvalidRequest                   400  whatever the fault's kind is called
     │   ├── UnsupportedParameter         400  unsupported_parameter
     │   └── PictureError                 400  one of OpenAI's image codes
+    ├── InvalidKey                       401  invalid_api_key
     ├── ForeignOrigin                    403  origin_not_allowed
+    ├── AdminOnly                        403  admin_key_required
     ├── ModelNotFound                    404  model_not_found
     ├── PathNotFound                     404  unknown_url
     ├── MethodNotAllowed                 405  method_not_supported
@@ -12,15 +14,18 @@
     ├── BodyTooLarge                     413  request_too_large
     ├── UnsupportedMediaType             415  unsupported_media_type
     ├── Overloaded                       429  rate_limit_exceeded
+    ├── LimitReached                     429  rate_limit_exceeded
     ├── InternalError                    500  internal_error
     ├── EngineFault                      502  engine_error
     ├── EngineUnavailable                503  engine_unavailable
-    └── EngineTimeout                    504  engine_timeout
+    ├── EngineTimeout                    504  engine_timeout
+    └── NotCached                        504  not_cached
 
 A message names the field, the cause and the remedy. It never holds a library's text, a path of this machine, a
 network address or a byte of a picture.
 """
 
+from http import HTTPStatus
 from math import ceil
 
 from gateway import wire
@@ -80,6 +85,15 @@ class PictureError(InvalidRequest):
     """A picture could not be had or used; `code` is one of OpenAI's image codes."""
 
 
+class InvalidKey(GatewayError):
+    """There is no key, or none that is known; the message repeats nothing of what was sent."""
+
+    status = 401
+    type = "invalid_request_error"
+    code = "invalid_api_key"
+    closes = True
+
+
 class ForeignOrigin(GatewayError):
     """A web page from elsewhere made a browser ask."""
 
@@ -89,8 +103,16 @@ class ForeignOrigin(GatewayError):
     closes = True
 
 
+class AdminOnly(GatewayError):
+    """The key is no administrator's."""
+
+    status = 403
+    type = "invalid_request_error"
+    code = "admin_key_required"
+
+
 class ModelNotFound(GatewayError):
-    """No model of that name is configured."""
+    """No model of that name is configured, or the key may not use it."""
 
     status = 404
     type = "invalid_request_error"
@@ -151,6 +173,15 @@ class Overloaded(GatewayError):
     closes = True
 
 
+class LimitReached(GatewayError):
+    """A limit of the key is reached; nothing was started for this request."""
+
+    status = 429
+    type = "requests"
+    code = "rate_limit_exceeded"
+    closes = True
+
+
 class InternalError(GatewayError):
     """Our fault. The log has the rest, under the request's id."""
 
@@ -179,6 +210,14 @@ class EngineTimeout(GatewayError):
     code = "engine_timeout"
 
 
+class NotCached(GatewayError):
+    """The client wanted a kept answer or none (RFC 9111, 5.2.1.7), and there is none."""
+
+    status = 504
+    type = "invalid_request_error"
+    code = "not_cached"
+
+
 def envelope(error: GatewayError) -> wire.ErrorEnvelope:
     """The error in OpenAI's shape."""
     return wire.ErrorEnvelope(
@@ -197,6 +236,8 @@ def render(error: GatewayError) -> tuple[int, dict[str, str], bytes]:
     if error.retry_after is not None:
         headers["retry-after"] = str(max(1, ceil(error.retry_after)))
         headers["retry-after-ms"] = str(max(1, ceil(error.retry_after * 1000)))
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        headers["www-authenticate"] = "Bearer"
     if error.closes:
         headers["connection"] = "close"
     return error.status, headers, wire.encode(envelope(error))

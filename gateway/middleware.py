@@ -1,4 +1,4 @@
-"""What wraps every request, in plain ASGI: request id and timing, access log, attention, admission.
+"""What wraps every request, in plain ASGI: request id and timing, access log, attention, keys, limits, admission.
 
 They stand outside the framework, so that a 404 or a refused body gets them too. `app.py` lists their order.
 """
@@ -8,13 +8,27 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
+from litestar.connection import ASGIConnection
 from litestar.enums import ScopeType
+from litestar.handlers import BaseRouteHandler
 from litestar.types import ASGIApp, HTTPReceiveMessage, Message, Receive, Scope, Send, WebSocketReceiveMessage
 
-from gateway.errors import EngineUnavailable, ForeignOrigin, GatewayError, UnsupportedMediaType, render
+from gateway.auth import ANONYMOUS, Caller, Keyring
+from gateway.errors import (
+    AdminOnly,
+    EngineUnavailable,
+    ForeignOrigin,
+    GatewayError,
+    InvalidKey,
+    LimitReached,
+    UnsupportedMediaType,
+    render,
+)
 from gateway.limits import Gate
+from gateway.quota import Allowance, Books
 
 log = logging.getLogger("gateway.access")
 
@@ -60,7 +74,7 @@ class RequestId:
 
 
 class AccessLog:
-    """One line a request: method, path without its query, status, time, id. Never a header and never a body."""
+    """One line a request: method, path without its query, status, time, id, the key's name. No header, no body."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -84,7 +98,8 @@ class AccessLog:
         finally:
             took = (time.perf_counter() - started) * 1000
             path = scope["path"].encode("unicode_escape").decode()[:200]
-            log.info("%s %s %s %.1f ms %s", scope["method"], path, status, took, scope["state"].get("request_id"))
+            request_id, name = scope["state"].get("request_id"), caller_of(scope).key_id
+            log.info("%s %s %s %.1f ms %s %s", scope["method"], path, status, took, request_id, name or "-")
 
 
 class Attention:
@@ -126,6 +141,87 @@ def _until(stalled: asyncio.Event, receive: Receive) -> Receive:
     return received
 
 
+class Authentication:
+    """Lets nobody pass who sends no key that is known, wherever they want to go, `open_paths` aside.
+
+    The path is the one that the routes go by. No body is read before.
+    """
+
+    def __init__(self, app: ASGIApp, keyring: Keyring, *, open_paths: Collection[str]) -> None:
+        self._app = app
+        self._keyring = keyring
+        self._open_paths = open_paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Notes whose key it is in the scope's state."""
+        if scope["type"] != ScopeType.HTTP:
+            await self._app(scope, receive, send)
+            return
+        try:
+            scope["state"]["caller"] = self._caller(scope)
+        except InvalidKey as error:
+            log.info("%s: %s", scope["state"].get("request_id"), error.message)
+            await _send(error, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _caller(self, scope: Scope) -> Caller:
+        if scope["path"] in self._open_paths:
+            return ANONYMOUS
+        return self._keyring.caller([value for name, value in scope["headers"] if name == b"authorization"])
+
+
+def caller_of(scope: Scope) -> Caller:
+    """Whose key a request was made with; nobody's before that is known."""
+    caller: Caller = scope["state"].get("caller", ANONYMOUS)
+    return caller
+
+
+def admin_only(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
+    """A guard for the routes of administrators. Where no keys are configured, nobody is one.
+
+    Raises:
+        AdminOnly: the key is no administrator's.
+    """
+    if not caller_of(connection.scope).admin:
+        raise AdminOnly("This needs an administrator's key: one whose section in altgate.toml says admin = true.")
+
+
+class Limits:
+    """Keeps each key to its own limits and tells it in headers how they stand. Every POST counts, nothing else does."""
+
+    def __init__(self, app: ASGIApp, books: Books) -> None:
+        self._app = app
+        self._books = books
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Charges the request, and holds its place for as long as it takes."""
+        if scope["type"] != ScopeType.HTTP:
+            await self._app(scope, receive, send)
+            return
+        allowance = scope["state"]["allowance"] = Allowance(caller_of(scope), self._books)
+
+        async def told(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                standing = [(name.encode(), value.encode()) for name, value in allowance.headers().items()]
+                message["headers"] = [*message.get("headers", []), *standing]
+            elif message["type"] == "http.response.body" and not message.get("more_body"):
+                await allowance.leave()
+            await send(message)
+
+        try:
+            async with allowance.admitted(counts=scope["method"] == "POST"):
+                await self._app(scope, receive, told)
+        except LimitReached as error:
+            await _send(error, told)
+
+
+def allowance_of(scope: Scope) -> Allowance:
+    """What is left of the limits of the request's key."""
+    allowance: Allowance = scope["state"]["allowance"]
+    return allowance
+
+
 class Admission:
     """Refuses a POST before its body is read: too many under way, compressed, no JSON, or made by a foreign page.
 
@@ -143,7 +239,8 @@ class Admission:
             return
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         try:
-            _check_origin(headers.get("origin"))
+            if caller_of(scope) is ANONYMOUS:
+                _check_origin(headers.get("origin"))
             _check_labels(headers)
             with self._gate.admitted() as hold:
                 await self._app(scope, _counted(receive, hold), send)

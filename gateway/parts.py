@@ -10,8 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 
-from gateway import inventory, prompts, routing
-from gateway.cache import open_store
+from gateway import cache, inventory, prompts, routing
 from gateway.captioning import Captioner
 from gateway.catalogue import Model
 from gateway.config import Config
@@ -21,7 +20,10 @@ from gateway.images.fetch import Fetcher
 from gateway.images.ingest import Ingest
 from gateway.launch import command, environment
 from gateway.local import LocalEngine
+from gateway.quota import LocalBooks
+from gateway.redis import Leases, Link
 from gateway.remote import RemoteEngine
+from gateway.shared_quota import SharedBooks
 
 
 class Parts:
@@ -29,7 +31,8 @@ class Parts:
 
     def __init__(self, config: Config) -> None:
         self._folder = Path(tempfile.gettempdir()) / f"altgate-{secrets.token_hex(8)}"
-        self._store = open_store(config.cache)
+        self._link = Link(config.cache.redis) if config.cache.redis is not None else None
+        self.books = SharedBooks(self._link) if self._link is not None else LocalBooks()
         self._fetcher = Fetcher(config.images)
         self._ingest = Ingest(self._fetcher, config.images)
         self._fleet = Fleet(max_loaded=config.engines.max_loaded, idle_timeout=config.engines.idle_timeout)
@@ -42,7 +45,10 @@ class Parts:
             presets=prompts.load(),
             ingest=self._ingest,
             engines=self._engines,
-            store=self._store,
+            cache=cache.opened(config.cache, self._link),
+            leases=Leases(self._link) if self._link is not None else None,
+            cold_start_wait=config.engines.cold_start_wait,
+            share_across_teams=config.cache.share_across_teams,
         )
 
     @asynccontextmanager
@@ -51,7 +57,9 @@ class Parts:
         async with AsyncExitStack() as stack:
             self._folder.mkdir(mode=0o700)
             stack.callback(shutil.rmtree, self._folder, ignore_errors=True)
-            await stack.enter_async_context(self._store)
+            if self._link is not None:
+                await stack.enter_async_context(self._link)
+            await stack.enter_async_context(self.books)
             await stack.enter_async_context(self._fetcher)
             await stack.enter_async_context(self._ingest)
             await stack.enter_async_context(self._fleet)

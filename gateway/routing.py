@@ -48,4 +48,5 @@ def _unknown(name: str, known: Sequence[str]) -> str:
     lowered = {other.lower(): other for other in known}
     near = difflib.get_close_matches(name[:LONGEST_SHOWN].lower(), lowered, n=1, cutoff=0.5)
     hint = f" Did you mean '{lowered[near[0]]}'?" if near else ""
-    return f"The model '{shown}' does not exist.{hint} GET /v1/models lists what can be asked for."
+    fault = f"The model '{shown}' does not exist or you have no access to it."
+    return f"{fault}{hint} GET /v1/models lists what can be asked for."

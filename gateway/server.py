@@ -15,15 +15,16 @@ from gateway import banner
 from gateway.app import create_app
 from gateway.config import Config
 from gateway.parts import Parts
+from gateway.reload import KeyFile
 
 
-def run(config: Config) -> None:
+def run(config: Config, key_file: KeyFile) -> None:
     """Serves until SIGINT or SIGTERM, then finishes what is under way within its limit."""
     listener = bound(config.server.host, config.server.port)
     parts = Parts(config)
     port = listener.getsockname()[1]
-    server = _Server(settings(create_app(config, parts), config))
-    server.greeting = banner.text(config, parts.captioner.store.description, port)
+    server = _Server(settings(create_app(config, parts, key_file), config))
+    server.greeting = banner.text(config, parts.captioner.cache.description, port)
     signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))  # a terminal that closes
     with suppress(KeyboardInterrupt):  # uvicorn raises it again once it has stopped in order
         server.run(sockets=[listener])

@@ -74,12 +74,14 @@ class Server:
 
 
 @contextmanager
-def running_server(folder: Path, *, settings: str = "", environ: Mapping[str, str] | None = None) -> Iterator[Server]:
+def running_server(
+    folder: Path, *, settings: str = "", environ: Mapping[str, str] | None = None, module: str = "gateway.cli"
+) -> Iterator[Server]:
     """Altgate with those settings (TOML), once it listens, until the context ends."""
     config = folder / "altgate.toml"
     config.write_text(settings)
     log = folder / "server.log"
-    command = [sys.executable, "-m", "gateway.cli", "serve", "--port", "0", "--config", str(config)]
+    command = [sys.executable, "-m", module, "serve", "--port", "0", "--config", str(config)]
     with log.open("w") as file:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, text=True, env=environ, cwd=folder)
     try:

@@ -23,7 +23,12 @@ PURE = (
     "gateway/directives.py",
     "gateway/turns.py",
     "gateway/breaker.py",
+    "gateway/bucket.py",
     "gateway/launch.py",
+    "gateway/cache/key.py",
+    "gateway/cache/selection.py",
+    "gateway/cache/stored.py",
+    "gateway/redis/address.py",
 )
 CLOCKS_AND_IO = {
     "asyncio",

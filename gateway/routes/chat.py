@@ -16,6 +16,7 @@ from litestar.types import Receive
 from gateway import directives, streaming, wire
 from gateway.captioning import Captioner, Job
 from gateway.errors import BodyTimeout, GatewayError, InvalidRequest
+from gateway.middleware import allowance_of, caller_of
 
 PATHS = ["/v1/chat/completions", "/chat/completions"]
 CLIENT_LEFT = 499
@@ -38,17 +39,17 @@ def route(captioner: Captioner, *, heartbeat: float, body_timeout: float, longes
         """Answers a chat completion."""
         body = await received(request, body_timeout)
         asked = decoded(body)
+        await allowance_of(request.scope).take_pictures(len(wire.pictures_of(asked)))
         wishes = _wishes(request.headers, longest_wait)
-        job = await unless_gone(request.receive, captioner.prepare(asked, wishes))
-        headers = {**_headers(job, body), **directives.applied(job.wait)}
+        job = await unless_gone(request.receive, captioner.prepare(asked, wishes, caller_of(request.scope)))
         if not asked.stream:
             answer = await unless_gone(request.receive, captioner.answer(job))
-            return Response(wire.encode(answer), media_type="application/json", headers=headers)
+            return Response(wire.encode(answer), media_type="application/json", headers=_headers(job, body))
         chunks = captioner.stream(job)
         first = await unless_gone(request.receive, streaming.opened(chunks, patience=heartbeat))
         events = streaming.events(first, chunks, heartbeat=heartbeat)
         closing = BackgroundTask(_close, events)
-        headers["cache-control"] = "no-cache"
+        headers = {**_headers(job, body), "cache-control": "no-cache"}
         return Stream(events, media_type="text/event-stream", headers=headers, background=closing)
 
     return create
@@ -120,7 +121,10 @@ def _wishes(headers: Headers, longest_wait: float) -> directives.Directives:
 
 
 def _headers(job: Job, body: bytes) -> dict[str, str]:
-    headers: dict[str, str] = {"x-altgate-cache": job.cache}
+    """What is known of the answer when it begins."""
+    headers: dict[str, str] = {"x-altgate-cache": job.cache, **directives.applied(job.wait)}
+    if job.age is not None:
+        headers["age"] = str(job.age)
     # A name that could break a header is not repeated in one.
     ignored = [name for name in wire.unknown_fields(body) if re.fullmatch(r"[\w.-]{1,64}", name, re.ASCII)]
     if ignored:

@@ -1,4 +1,4 @@
-"""GET /, /ping, /health, /healthz, /ready, /readyz: is it alive, and can it serve?"""
+"""GET /, /health, /ready and their other spellings: what is this, is it alive, and can it serve?"""
 
 from litestar import HttpMethod, Response, route
 from litestar.handlers import HTTPRouteHandler
@@ -8,6 +8,9 @@ from gateway.captioning import Captioner
 from gateway.errors import EngineUnavailable
 
 READ = [HttpMethod.GET, HttpMethod.HEAD]
+ALIVE = ["/health", "/v1/health", "/healthz", "/ping"]
+READY = ["/ready", "/v1/ready", "/readyz"]
+OPEN_PATHS = frozenset([*ALIVE, *READY])  # for whoever looks after the machine, who has no key
 
 
 def routes(captioner: Captioner, preloaded: tuple[str, ...]) -> list[HTTPRouteHandler]:
@@ -19,12 +22,12 @@ def routes(captioner: Captioner, preloaded: tuple[str, ...]) -> list[HTTPRouteHa
         """Says what this is and where to go on."""
         return _json(wire.Greeting(version=__version__))
 
-    @route(["/health", "/healthz", "/ping"], http_method=READ)
+    @route(ALIVE, http_method=READ)
     async def health() -> Response[bytes]:
         """Answers for as long as the process lives."""
         return _json(wire.Standing(status="ok"))
 
-    @route(["/ready", "/readyz"], http_method=READ)
+    @route(READY, http_method=READ)
     async def ready() -> Response[bytes]:
         """Answers 200 once every model that is loaded at the start has been there."""
         for name, engine in engines.items():

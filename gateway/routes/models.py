@@ -1,9 +1,10 @@
 """GET /v1/models and /v1/models/{id}: what can be asked for, and what it is doing."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from litestar import HttpMethod, Response, route
+from litestar import HttpMethod, Request, Response, route
 from litestar.handlers import HTTPRouteHandler
 from msgspec import UNSET
 
@@ -11,6 +12,7 @@ from gateway import routing, wire
 from gateway.captioning import Captioner
 from gateway.catalogue import Model
 from gateway.engine import Status
+from gateway.middleware import caller_of
 
 READ = [HttpMethod.GET, HttpMethod.HEAD]
 
@@ -20,25 +22,27 @@ def routes(captioner: Captioner) -> list[HTTPRouteHandler]:
     created = int(time.time())
 
     @route(["/v1/models", "/models"], http_method=READ)
-    async def index() -> Response[bytes]:
-        """Lists every model, and after each the presets that its name can choose."""
-        listed = wire.ModelList(data=list(_entries(captioner, created)))
+    async def index(request: Request[Any, Any, Any]) -> Response[bytes]:
+        """Lists every model that the caller may use, and after each the presets that its name can choose."""
+        models = caller_of(request.scope).visible(captioner.models)
+        listed = wire.ModelList(data=list(_entries(captioner, models, created)))
         return Response(wire.encode(listed), media_type="application/json")
 
     @route(["/v1/models/{name:path}", "/models/{name:path}"], http_method=READ)
-    async def show(name: str) -> Response[bytes]:
+    async def show(request: Request[Any, Any, Any], name: str) -> Response[bytes]:
         """Shows one model, by its name or by an alias."""
         asked = name.removeprefix("/")
-        chosen = routing.choose(asked, captioner.models, captioner.presets)
+        models = caller_of(request.scope).visible(captioner.models)
+        chosen = routing.choose(asked, models, captioner.presets)
         entry = _entry(asked, chosen.model, captioner.engines[chosen.model.name].status, created, chosen.preset)
         return Response(wire.encode(entry), media_type="application/json")
 
     return [index, show]
 
 
-def _entries(captioner: Captioner, created: int) -> Iterator[wire.ModelEntry]:
-    for model in dict.fromkeys(captioner.models[name].name for name in captioner.models):
-        known = captioner.models[model]
+def _entries(captioner: Captioner, models: Mapping[str, Model], created: int) -> Iterator[wire.ModelEntry]:
+    for model in dict.fromkeys(models[name].name for name in models):
+        known = models[model]
         status = captioner.engines[model].status
         yield _entry(model, known, status, created, None)
         for preset in captioner.presets:

@@ -5,6 +5,7 @@ that names the parameter. The gateway sends these same types on to its engines, 
 this package.
 """
 
+from gateway.wire.administration import Amount, CacheRemoved, CacheReport, decode_removed, decode_report
 from gateway.wire.answers import (
     DONE,
     HEARTBEAT,
@@ -86,7 +87,10 @@ __all__ = [
     "MAX_STOP_LENGTH",
     "MAX_TOOLS",
     "AltgateOptions",
+    "Amount",
     "AssistantMessage",
+    "CacheRemoved",
+    "CacheReport",
     "CalledFunction",
     "ChatCompletion",
     "ChatRequest",
@@ -130,6 +134,8 @@ __all__ = [
     "decode_chunk",
     "decode_completion",
     "decode_error",
+    "decode_removed",
+    "decode_report",
     "decode_request",
     "encode",
     "event",

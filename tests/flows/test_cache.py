@@ -119,6 +119,32 @@ def test_cache_control_is_obeyed(server: Server) -> None:
     assert cached(about(server, url, headers={"Cache-Control": "No-Store, max-age=0"})) == "bypass"
 
 
+def test_an_answer_may_be_too_old(server: Server) -> None:
+    """`max-age` bounds the age of what is found, `age` tells it; what is made instead is kept."""
+    url = data_url(pictures.png(SCENES[112]))
+    about(server, url)
+
+    found = about(server, url, headers={"cache-control": "max-age=3600"})
+    assert (cached(found), found.headers["age"].isdigit()) == ("hit", True)
+    assert cached(about(server, url, headers={"cache-control": "max-age=0"})) == "miss"
+    assert int(about(server, url).headers["age"]) <= int(found.headers["age"]) + 1
+    assert "age" not in about(server, url, headers={"cache-control": "no-cache"}).headers
+
+
+def test_an_answer_that_was_kept_or_none(server: Server) -> None:
+    """`only-if-cached` never makes an answer: a hit, or 504 and no retries by OpenAI's client."""
+    url = data_url(pictures.png(SCENES[113]))
+    only = {"cache-control": "only-if-cached"}
+
+    refused = [about(server, url, headers=only), about(server, url, headers=only, temperature=1)]
+    about(server, url)
+
+    assert [(each.status, each.error["code"]) for each in refused] == [(504, "not_cached")] * 2
+    assert {each.headers["x-should-retry"] for each in refused} == {"false"}
+    assert cached(about(server, url, headers=only)) == "hit"
+    assert cached(about(server, url, headers=only, stream=True)) == "hit"
+
+
 def test_sampling_is_not_cached_unless_it_has_a_seed(server: Server) -> None:
     """Who asks for chance gets it each time; a seed makes it repeatable."""
     url = data_url(ONE)
@@ -168,4 +194,5 @@ def test_redis_and_urls(tmp_path: Path, site: str) -> None:
         with running_server(tmp_path, settings=settings) as second:
             assert cached(about(second, data_url(ONE))) == "hit"
             redis.kill()
-            assert cached(about(second, data_url(ONE))) == "miss"
+            assert cached(about(second, data_url(ONE))) == "hit"  # from its own memory
+            assert cached(about(second, data_url(OTHER))) == "miss"

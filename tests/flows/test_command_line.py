@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from engines.demo import scenes
+from gateway.auth import Keyring
+from gateway.config import load
 from tests import pictures
 from tests.engines.blip import hub
 from tests.pictures import SCENES, data_url
@@ -202,11 +204,36 @@ def test_serve_on_a_taken_port_says_so(tmp_path: Path) -> None:
 
 
 def test_serve_beyond_loopback_is_refused(tmp_path: Path) -> None:
-    """There are no keys yet, so nobody else may come in."""
+    """Without a key nobody else may come in; the lines that are missing are shown."""
     done = altgate("serve", "--host", "0.0.0.0", cwd=tmp_path)
 
     assert done.returncode == 1
-    assert "loopback" in done.stderr
+    assert "altgate keys new NAME" in done.stderr
+    assert "[keys.NAME]" in done.stderr
+
+
+def test_a_new_key_is_printed_once_with_the_section_to_paste(tmp_path: Path) -> None:
+    """What is printed can be pasted as it is; no file is written, and the key stands in none."""
+    done = altgate("keys", "new", "website", "--team", "web", cwd=tmp_path)
+    key, *_ = done.stdout.splitlines()
+    section = done.stdout[done.stdout.index("[keys.") : done.stdout.index("\n\nA gateway")]
+
+    assert re.fullmatch(r"ag-[\w-]{43}", key)
+    assert done.stdout.count(key) == 1
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "altgate.toml").write_text(section)
+    (known,) = load(tmp_path / "altgate.toml", {}, {}).keys
+    assert (known.caller.key_id, known.caller.team) == ("website", "web")
+    assert Keyring([known]).caller([f"Bearer {key}".encode()]) == known.caller
+
+
+@pytest.mark.parametrize("arguments", [["a b"], ["a", "--team", "b:c"]])
+def test_a_key_with_a_name_that_cannot_be_used_is_not_made(tmp_path: Path, arguments: list[str]) -> None:
+    """One sentence, and no key."""
+    done = altgate("keys", "new", *arguments, cwd=tmp_path)
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "Letters, digits" in done.stderr
 
 
 def test_the_scenes_of_the_tests_were_not_trained_on() -> None:

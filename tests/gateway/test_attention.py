@@ -11,6 +11,7 @@ from litestar.types import HTTPDisconnectEvent, Message
 from gateway import middleware
 from gateway.config import ImagesConfig
 from gateway.images.ingest import Ingest
+from gateway.quota import LocalBooks
 from gateway.routes import chat
 from tests import pictures
 from tests.gateway.test_captioning import URL, Altgate, FakeEngine, Site, chunks
@@ -52,8 +53,9 @@ async def test_a_client_that_does_not_read_frees_its_engine(
     async with Ingest(Site(), ImagesConfig()) as ingest:
         captioner = Altgate(engine, ingest, "vllm").captioner
         app = Litestar([chat.route(captioner, heartbeat=3600, body_timeout=60, longest_wait=60)], openapi_config=None)
+        limited = middleware.Limits(app, LocalBooks())
         scope = RequestFactory(app).post("/v1/chat/completions", data=ASKED).scope
         async with asyncio.timeout(20):
-            await middleware.Attention(app)(scope, client.receive, client.send)
+            await middleware.Attention(limited)(scope, client.receive, client.send)
 
     assert engine.closed

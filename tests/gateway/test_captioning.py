@@ -7,9 +7,11 @@ from types import TracebackType
 from typing import Any, Self
 
 import pytest
+from msgspec import UNSET
 
 from gateway import prompts, routing, wire
-from gateway.cache import MemoryStore
+from gateway.cache import Cache
+from gateway.cache.memory import MemoryStore
 from gateway.captioning import Captioner
 from gateway.catalogue import EngineKind, Model
 from gateway.completion import Gathered
@@ -121,9 +123,14 @@ class Altgate:
 
     def __init__(self, engine: FakeEngine, ingest: Ingest, kind: EngineKind) -> None:
         models = routing.table([Model(name="m", engine=kind, source="x", max_pictures=2)])
-        store = MemoryStore(max_bytes=2**20, ttl=60)
+        cache = Cache(MemoryStore(max_bytes=2**20), ttl=60)
         self.captioner = Captioner(
-            models=models, presets=prompts.load(), ingest=ingest, engines={"m": engine}, store=store
+            models=models,
+            presets=prompts.load(),
+            ingest=ingest,
+            engines={"m": engine},
+            cache=cache,
+            cold_start_wait=60,
         )
 
     async def answer(self, **fields: Any) -> tuple[str, wire.Choice]:
@@ -399,3 +406,65 @@ async def test_chance_is_not_kept_and_greed_is(altgate: Make) -> None:
 
     assert asked == ["bypass", "bypass", "miss"]
     assert [each.temperature for each in engine.asked] == [1, 1, 0]
+
+
+async def together(made: Altgate, engine: FakeEngine, *asked: dict[str, Any]) -> list[Any]:
+    """The ends of requests that are under way together; those with `stream` are streamed."""
+    engine.there.clear()
+    tasks = [
+        asyncio.ensure_future((made.stream if fields.pop("stream", False) else made.answer)(**fields))
+        for fields in asked
+    ]
+    async with asyncio.timeout(30):
+        while not engine.waits:
+            await asyncio.sleep(0)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    engine.there.set()
+    ends = await asyncio.gather(*tasks, return_exceptions=True)
+    return [end[1] if isinstance(end, tuple) else end for end in ends]
+
+
+@pytest.mark.parametrize("first", ["stream", "whole"])
+async def test_a_stream_and_a_whole_answer_are_one_generation(altgate: Make, first: str) -> None:
+    """Whichever was first: the same words, the usage for whoever wants it, an id for each."""
+    engine = FakeEngine(answer("a cat"), chunks({"content": "a "}, {"content": "cat"}))
+    usage = {"stream_options": {"include_usage": True}}
+    asked: list[dict[str, Any]] = [{"stream": True, **usage}, {}, {"stream": True}]
+
+    ends = await together(altgate(engine), engine, *(asked if first == "stream" else [{}, *asked[:1], *asked[2:]]))
+
+    streams = [end for end in ends if isinstance(end, list)]
+    [whole] = [end for end in ends if isinstance(end, wire.Choice)]
+    assert [words(each) for each in streams] == [whole.message.content] * 2 == ["a cat"] * 2
+    assert [reasons(each) for each in streams] == [["stop"]] * 2
+    assert [each[-1].usage != UNSET and not each[-1].choices for each in streams] == [True, False]
+    assert len({each[0].id for each in streams}) == 2
+    assert len(engine.asked) == 1
+
+
+async def test_a_stream_that_breaks_its_promise_is_a_fault_for_who_wants_it_whole(altgate: Make) -> None:
+    """The stream has passed it on by then; the whole answer is held to its schema, and nothing is kept."""
+    engine = FakeEngine(answer('{"colour": "red"}'), chunks({"content": '{"colour": "crimson"}'}))
+    made = altgate(engine)
+
+    streamed, whole = await together(made, engine, {**IN_FORMAT, "stream": True}, {**IN_FORMAT})
+
+    assert words(streamed) == '{"colour": "crimson"}'
+    assert isinstance(whole, EngineFault)
+    assert (await made.answer(**IN_FORMAT))[0] == "miss"
+
+
+async def test_a_presets_text_and_its_object_are_one_generation(altgate: Make) -> None:
+    """Streamed and whole; each is given the form that it asked for."""
+    preset = prompts.load()["alt_text"]
+    content = json.dumps({preset.field: "a cat"})
+    engine = FakeEngine(answer(content), chunks({"content": content}))
+    as_object = {"model": "m:alt_text", "response_format": {"type": "json_object"}}
+
+    ends = await together(
+        altgate(engine), engine, {**as_object, "stream": True}, {"model": "m:alt_text", "stream": True}, {**as_object}
+    )
+
+    assert [words(ends[0]), words(ends[1]), ends[2].message.content] == [content, "a cat", content]
+    assert len(engine.asked) == 1

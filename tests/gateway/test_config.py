@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from gateway import config
+from gateway.auth import Caller, Key, KeyConfig
 from gateway.catalogue import Model
 from gateway.config import load
 from gateway.inventory import is_folder
@@ -226,6 +227,8 @@ def test_a_model_of_ones_own_is_added(tmp_path: Path) -> None:
         ('[server]\nhost = "0.0.0.0"', ["server.host", "0.0.0.0", "127.0.0.1"]),
         ('[server]\nhost = "example.org"', ["server.host"]),
         ('[cache]\nredis = "localhost:6379"', ["altgate.toml", "redis", "redis://localhost:6379/0"]),
+        ('[cache]\nredis = "redis://localhost?sll_ca_certs=x"', ["altgate.toml", "redis", "option"]),
+        ('[cache]\nredis = "redis+sentinel://one:26379"', ["altgate.toml", "redis", "/service"]),
         ("[server]\nheartbeat = 0", ["altgate.toml", "server.heartbeat", "above zero"]),
         ("[images]\nallowed_ports = [0]", ["altgate.toml", "images.allowed_ports"]),
         ('[models.demo]\nargs = { uds = "/x" }', ["altgate.toml", "models.demo", "'uds'"]),
@@ -287,6 +290,84 @@ def test_the_example_holds_every_setting_with_its_default(tmp_path: Path) -> Non
     assert keys == {name: set(kind.__struct_fields__) - UNSET for name, kind in SECTIONS.items()}
     assert all(f"\n# {key} = " in example.read_text() for key in UNSET)
     assert load(example, {}, {}) == load(written(tmp_path, ""), {}, {})
+
+
+def test_the_examples_key_is_complete_and_can_be_used(tmp_path: Path) -> None:
+    """It stands there as a comment, for a key changes everything; without the marks it is a configuration."""
+    lines = (ROOT / "altgate.example.toml").read_text().splitlines()
+    start = lines.index("# [keys.website]")
+    section = "\n".join(line.removeprefix("# ") for line in lines[start : lines.index("", start)])
+
+    assert tomllib.loads(section)["keys"]["website"].keys() == set(KeyConfig.__struct_fields__)
+    assert load(written(tmp_path, section), {}, {}).keys[0].caller.team == "web"
+
+
+DIGEST = f"sha256:{'a1' * 32}"
+ONE_KEY = f'[keys.ci]\ndigest = "{DIGEST}"\n'
+
+
+def test_a_key_is_everything_to_all_models_unless_it_says_otherwise(tmp_path: Path) -> None:
+    """Its team is its name; models may be named by their aliases."""
+    limits = 'team = "web"\nmodels = ["demo", "blip"]\nrequests_per_minute = 60\nconcurrent = 2\nadmin = true'
+    plain = load(written(tmp_path, ONE_KEY), {}, {}).keys
+    limited = load(written(tmp_path, ONE_KEY + limits), {}, {}).keys
+
+    assert plain == (Key(bytes.fromhex("a1" * 32), Caller(key_id="ci", team="ci")),)
+    assert limited[0].caller == Caller(
+        key_id="ci",
+        team="web",
+        admin=True,
+        models=frozenset(["demo", "blip-base"]),
+        requests_per_minute=60,
+        concurrent=2,
+    )
+
+
+def test_keys_may_come_from_the_environment(tmp_path: Path) -> None:
+    """Whole, or one setting of a key in the file; the variable with a client's own key is no setting."""
+    file = written(tmp_path, ONE_KEY)
+    environ = {
+        "ALTGATE_KEYS__CI__REQUESTS_PER_MINUTE": "5",
+        "ALTGATE_KEYS__OTHER__DIGEST": f"sha256:{'b2' * 32}",
+        "ALTGATE_KEYS__OTHER__MODELS": '["demo"]',
+        "ALTGATE_KEY": "ag-something",
+    }
+
+    ci, other = (key.caller for key in load(file, environ, {}).keys)
+
+    assert (ci.key_id, ci.requests_per_minute, ci.models) == ("ci", 5, None)
+    assert (other.key_id, other.models) == ("other", frozenset(["demo"]))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[keys.ci]", ["'keys.ci'", "no digest", "altgate keys new ci"]),
+        ('[keys.ci]\ndigest = "ag-secret"', ["altgate.toml", "keys.ci", "sha256:", "altgate keys new"]),
+        ('[keys.ci]\ndigest = "sha256:abc"', ["keys.ci", "64 hex digits"]),
+        (ONE_KEY + 'teem = "x"', ["altgate.toml", "keys.ci.teem", "'team'"]),
+        (ONE_KEY + 'team = "a:b"', ["keys.ci", "team", "letters"]),
+        (ONE_KEY + 'models = ["dmeo"]', ["keys.ci.models", "'dmeo'", "'demo'"]),
+        (ONE_KEY + "requests_per_minute = 0", ["keys.ci", "requests_per_minute"]),
+        (ONE_KEY + "concurrent = 1.5", ["keys.ci", "concurrent"]),
+        (ONE_KEY.replace("ci", '"a b"'), ["'a b'", "Letters"]),
+        (ONE_KEY + ONE_KEY.replace("ci", "other"), ["keys.ci", "keys.other", "one key"]),
+        ('[server]\nhost = "0.0.0.0"', ["altgate keys new", "[keys.NAME]", "digest = "]),
+    ],
+)
+def test_a_fault_with_keys_names_the_key_and_the_remedy(tmp_path: Path, text: str, words: list[str]) -> None:
+    """What stands in a digest's place may be a key, so it is never repeated."""
+    with pytest.raises(ConfigError) as caught:
+        load(written(tmp_path, text), {}, {})
+
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+    assert "ag-secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "gateway.internal"])
+def test_with_a_key_one_may_listen_beyond_loopback(tmp_path: Path, host: str) -> None:
+    """The addresses and names of others' networks."""
+    assert load(written(tmp_path, f'[server]\nhost = "{host}"\n' + ONE_KEY), {}, {}).server.host == host
 
 
 def test_every_setting_of_the_example_is_explained() -> None:

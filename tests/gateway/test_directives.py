@@ -11,7 +11,10 @@ from gateway.directives import Directives
     [
         ("", Directives()),
         ("no-cache", Directives(no_cache=True)),
-        ("max-age=0, No-Store", Directives(no_store=True)),
+        ("max-age=0, No-Store", Directives(no_store=True, max_age=0)),
+        ('Max-Age="60",max-age=5, max-age=-1', Directives(max_age=5)),
+        ("max-age, max-age=, max-age=1.5, max-age=x", Directives()),
+        (" Only-If-Cached ", Directives(only_if_cached=True)),
         ("no-store,no-cache", Directives(no_cache=True, no_store=True)),
         ("no-stores, private", Directives()),
     ],

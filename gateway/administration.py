@@ -1,0 +1,76 @@
+"""`altgate cache`: asks a running gateway, over HTTP, about its cache."""
+
+import http.client
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
+from urllib.parse import urlencode, urlsplit
+
+from gateway import wire
+
+TIMEOUT = 60.0  # seconds
+
+T = TypeVar("T")
+
+
+class Refused(Exception):
+    """The gateway cannot be reached or refuses; in a sentence for people."""
+
+
+def stats(url: str, key: str | None) -> str:
+    """What the gateway at `url` says of its cache, for people.
+
+    Raises:
+        Refused: it says nothing.
+    """
+    report = _asked("GET", url, key, {}, wire.decode_report)
+    rows = [
+        f"found             {report.hits}",
+        f"shared while made {report.joins}",
+        f"made              {report.misses}",
+        f"made on demand    {report.bypasses}",
+        f"saved             {report.saved_seconds:.1f} s of engines' time, {report.saved_tokens} tokens",
+    ]
+    return "\n".join([*rows, *_amounts(report)])
+
+
+def clear(url: str, key: str | None, chosen: Mapping[str, str]) -> tuple[str, bool]:
+    """Removes answers from the cache of the gateway at `url`: what was removed, and whether that is all there was.
+
+    Raises:
+        Refused: it does not do it.
+    """
+    removed = _asked("DELETE", url, key, chosen, wire.decode_removed)
+    complete = removed.redis is None or removed.redis.complete
+    rest = [] if complete else ["Redis did not answer in time: there may be more. Run this again."]
+    return "\n".join([*_amounts(removed), *rest]), complete
+
+
+def _amounts(told: wire.CacheReport | wire.CacheRemoved) -> Iterator[str]:
+    for name, amount in (("memory", told.memory), ("Redis", told.redis)):
+        if amount is not None:
+            more = "" if amount.complete else ", or more"
+            yield f"{name:17} {amount.entries} answers, {amount.bytes / 2**20:.1f} MiB{more}"
+
+
+def _asked(method: str, url: str, key: str | None, query: Mapping[str, str], decode: Callable[[bytes], T]) -> T:
+    parts = urlsplit(url)
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise Refused("A URL is wanted that begins with http:// or https://, such as http://127.0.0.1:8000.")
+    path = f"{parts.path.rstrip('/').removesuffix('/v1')}/admin/cache"
+    connection = kind(parts.netloc, timeout=TIMEOUT)
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    try:
+        connection.request(method, f"{path}?{urlencode(query)}" if query else path, headers=headers)
+        response = connection.getresponse()
+        status, body = response.status, response.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise Refused(f"No gateway answers at {parts.scheme}://{parts.netloc} ({type(error).__name__}).") from None
+    finally:
+        connection.close()
+    try:
+        if status == http.client.OK:
+            return decode(body)
+        raise Refused(wire.decode_error(body).error.message)
+    except ValueError:
+        raise Refused(f"What answers there, with the status {status}, is no gateway.") from None

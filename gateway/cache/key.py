@@ -1,0 +1,91 @@
+"""The key of a request. Pure.
+
+A key covers everything that shapes an answer: whatever field a request or a model may get in future is in it, unless
+`NOT_IN_KEY` says why it is not. Pictures stand in it by the digest of their bytes, so base64 and URL of one picture are
+one. Whose the answer is stands before the digest, and nothing that a client sends can reach it.
+"""
+
+import hashlib
+import struct
+from collections.abc import Iterator, Sequence
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from gateway import __version__, wire
+from gateway.catalogue import Model
+
+VERSION = 2
+NOT_IN_KEY = {
+    "stream": "an answer is the same words, whole or streamed",
+    "stream_options": "it says what the stream carries, not what the answer is",
+    "model": "whatever alias was used, the model's source and options are in the key instead",
+    "messages": "they are in the key with digests in the pictures' places",
+    "aliases": "other names of one model",
+    "licence": "for people",
+    "description": "for people",
+    "memory": "for people",
+    "api_key_env": "it says who asks the other server, not what",
+}
+
+
+def key(
+    scope: str, request: wire.ChatRequest, *, model: Model, digests: Sequence[str], prompt: str, pipeline: int
+) -> str:
+    """The key of a request: its scope, a colon, a digest.
+
+    Args:
+        scope: whose the answer is, a team's name; nobody else finds it.
+        request: what the engine will be asked, in closed types.
+        model: the model that will be asked. Its names are not in the key, its source and options are.
+        digests: the pictures' digests, in order.
+        prompt: the digest of the preset's file, empty without one.
+        pipeline: the version of our own processing of pictures.
+    """
+    fields = {name: value for name, value in msgspec.to_builtins(request).items() if name not in NOT_IN_KEY}
+    turns = msgspec.to_builtins(request.messages)
+    pictures = iter(digests)
+    for part in (part for turn in turns for part in turn.get("content", ()) if part["type"] == "image_url"):
+        part["image_url"]["url"] = next(pictures)
+    loaded = {name: value for name, value in msgspec.structs.asdict(model).items() if name not in NOT_IN_KEY}
+    digest = hashlib.sha256()
+    for piece in canonical([VERSION, __version__, pipeline, prompt, loaded, turns, fields]):
+        digest.update(piece)
+    return f"{scoped(scope)}:{digest.hexdigest()}"
+
+
+def scoped(scope: str) -> str:
+    """How a scope is written in a key: whatever its name, without a colon and what patterns or Redis give a meaning."""
+    return quote(scope, safe="")
+
+
+def canonical(value: Any) -> Iterator[bytes]:
+    """The one way to write a value of JSON's kinds: each with its type and length, so no two are written alike.
+
+    Objects keep their order: an engine fills in a schema's properties in theirs.
+    """
+    left = [value]
+    while left:
+        match left.pop():
+            case None | bool() as plain:
+                yield {None: b"-", True: b"+", False: b"0"}[plain]
+            case int() as number:
+                yield _framed(b"i", str(number))
+            case float() as number:
+                yield b"f" + struct.pack(">d", number)
+            case str() as text:
+                yield _framed(b"s", text)
+            case list() | tuple() as items:
+                yield b"l%d:" % len(items)
+                left += reversed(items)
+            case dict() as pairs:
+                yield b"d%d:" % len(pairs)
+                left += [each for pair in reversed(pairs.items()) for each in reversed(pair)]
+            case other:
+                raise TypeError(f"{type(other).__name__} has no place in a key")
+
+
+def _framed(kind: bytes, text: str) -> bytes:
+    data = text.encode()
+    return b"%s%d:%s" % (kind, len(data), data)

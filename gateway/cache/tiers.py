@@ -1,0 +1,114 @@
+"""The cache: a small, quick one in this process, and Redis behind it where there is one."""
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+
+from gateway import wire
+from gateway.cache.memory import MemoryStore
+from gateway.cache.redis import RedisStore
+from gateway.cache.selection import Selection
+from gateway.cache.stored import Stored
+from gateway.cache.tally import Tally
+from gateway.config import CacheConfig
+from gateway.redis import Link, Unanswered
+
+JITTER = 0.1  # of the time to live: answers that were made together should not all have to be made again together
+TRUSTED = 30.0  # seconds
+
+
+class Cache:
+    """Never fails a request: what cannot be read is a miss.
+
+    What lies in Redis and has been in this process for `TRUSTED` seconds is looked for there again: another gateway's
+    administrator may have removed it. While Redis is away, the process's own stands.
+    """
+
+    def __init__(self, memory: MemoryStore, shared: RedisStore | None = None, *, ttl: float) -> None:
+        self._memory = memory
+        self._shared = shared
+        self._ttl = ttl
+        self._looks: dict[str, asyncio.Task[Stored | Unanswered | None]] = {}
+        self.tally = Tally()
+
+    @property
+    def description(self) -> str:
+        """For people: what kind of cache this is."""
+        behind = f", and {self._shared.description}" if self._shared is not None else ""
+        return f"{self._memory.description}{behind}"
+
+    async def get(self, key: str) -> Stored | None:
+        """The answer under a key, None when there is none that can be used."""
+        near = self._memory.get(key)
+        if self._shared is None or (near is not None and self._memory.here_for(key) < TRUSTED):
+            return near
+        if key not in self._looks:
+            self._looks[key] = asyncio.create_task(self._look(key, self._shared))
+        far = await asyncio.shield(self._looks[key])
+        return near if isinstance(far, Unanswered) else far
+
+    async def _look(self, key: str, shared: RedisStore) -> Stored | Unanswered | None:
+        """Looks in Redis, once for all who ask at the same time; what is found there is from then on here too."""
+        try:
+            far = await shared.get(key)
+        except Unanswered as away:
+            return away
+        finally:
+            del self._looks[key]
+        if far is None:
+            self._memory.drop(key)
+        else:
+            self._memory.put(far)
+        return far
+
+    def keep(
+        self,
+        key: str,
+        choices: list[wire.Choice],
+        usage: wire.Usage,
+        *,
+        model: str,
+        pictures: Sequence[str],
+        seconds: float,
+    ) -> None:
+        """Keeps an answer that took so many seconds, without making anyone wait."""
+        made = time.time()
+        lives = self._ttl * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - no secret
+        value = Stored(
+            key=key,
+            model=model,
+            pictures=tuple(pictures),
+            made=made,
+            expires=made + lives,
+            seconds=seconds,
+            choices=choices,
+            usage=usage,
+        )
+        self._memory.put(value)
+        if self._shared is not None:
+            self._shared.put(value)
+
+    async def remove(self, selection: Selection) -> wire.CacheRemoved:
+        """Removes the answers that are meant; what other gateways hold in memory goes within `TRUSTED` seconds."""
+        shared = await self._shared.remove(selection) if self._shared is not None else None
+        return wire.CacheRemoved(memory=await self._memory.remove(selection), redis=shared)
+
+    async def report(self) -> wire.CacheReport:
+        """What it has been good for, and what it holds."""
+        return wire.CacheReport(
+            hits=self.tally.hits,
+            joins=self.tally.joins,
+            misses=self.tally.misses,
+            bypasses=self.tally.bypasses,
+            saved_seconds=round(self.tally.seconds, 3),
+            saved_tokens=self.tally.tokens,
+            memory=self._memory.amount,
+            redis=await self._shared.count() if self._shared is not None else None,
+        )
+
+
+def opened(config: CacheConfig, link: Link | None) -> Cache:
+    """The cache that the configuration asks for."""
+    shared = RedisStore(link) if link is not None else None
+    return Cache(MemoryStore(max_bytes=config.max_bytes), shared, ttl=config.ttl)

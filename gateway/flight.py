@@ -1,0 +1,204 @@
+"""Identical requests under way share one generation.
+
+Whoever asks first starts a flight; whoever asks for the same while it lasts comes aboard, is given what was made so far
+and then the rest. The generation belongs to none of them: it lasts for as long as somebody is aboard, and when the last
+one leaves, it is ended, all the way into the engine.
+"""
+
+import asyncio
+import math
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from msgspec import Struct
+
+from gateway.errors import EngineFault, EngineUnavailable
+from gateway.wire import Choice, Chunk, Usage
+
+MAX_KEPT = 4 * 2**20  # bytes of chunks, about
+MANY = 2
+
+
+class Made(Struct, frozen=True, kw_only=True):
+    """A whole answer. `seconds` is what making it took; `found` says that another gateway made it."""
+
+    choices: list[Choice]
+    usage: Usage
+    seconds: float
+    found: bool = False
+
+
+Generate = Callable[["Flight", float | None], Awaitable[Made]]
+"""Makes the answer, within so many seconds of waiting for the engine to load; None is as long as is configured."""
+
+
+class Flight:
+    """One generation. `begun` is to be set when the engine has it: from then on nobody waits for a load any more."""
+
+    def __init__(self, generate: Generate, *, wait: float | None, until: float) -> None:
+        self._generate = generate
+        self._wait = wait
+        self._until = self._latest = until
+        self._pieces: list[Chunk] = []
+        self._forgotten = 0  # pieces
+        self._bytes = 0
+        self._readers: dict[object, int] = {}
+        self._news = asyncio.Event()
+        self._made: Made | None = None
+        self._error: Exception | None = None
+        self._late: EngineUnavailable | None = None  # what those hear whose patience has ended
+        self._late_until = -math.inf
+        self.aboard = 0
+        self.begun = False
+        self.is_open = True  # to those who want to come aboard
+        self.task = asyncio.create_task(self._fly())
+
+    def takes(self, until: float) -> bool:
+        """Whether somebody who waits for a load until then can come aboard and not have to wait longer."""
+        return self.is_open and (self.begun or self._until <= until)
+
+    def join(self, until: float) -> None:
+        """One more is aboard, who waits for a load until then."""
+        self.aboard += 1
+        self._latest = max(self._latest, until)
+
+    async def publish(self, piece: Chunk) -> None:
+        """Adds a piece. An answer too long to be kept for those to come is made at the pace of its slowest reader."""
+        self._pieces.append(piece)
+        self._bytes += _weight(piece)
+        self._tell()
+        if self._bytes > MAX_KEPT:
+            self.is_open = False
+            while min(self._readers.values(), default=math.inf) < self._end:
+                await self._news.wait()
+            self._forgotten, self._pieces, self._bytes = self._end, [], 0
+
+    async def pieces(self, until: float) -> AsyncGenerator[Chunk, None]:
+        """What was made so far and then the rest; nothing of an answer that comes whole.
+
+        Raises:
+            GatewayError: there is no answer, or the engine has not loaded by then.
+        """
+        reader, at = object(), self._forgotten
+        try:
+            while True:
+                self._note(reader, at)
+                if at < self._end:
+                    yield self._pieces[at - self._forgotten]
+                    at += 1
+                elif self._outcome(until) is not None:
+                    return
+                else:
+                    await self._news.wait()
+        finally:
+            del self._readers[reader]
+            self._tell()
+
+    async def landed(self, until: float) -> Made:
+        """The whole answer.
+
+        Raises:
+            GatewayError: as `pieces`.
+        """
+        while (made := self._outcome(until)) is None:
+            await self._news.wait()
+        return made
+
+    def _note(self, reader: object, at: int) -> None:
+        """How far a reader has come, which matters where the answer is made at its pace."""
+        if self._readers.get(reader) != at:
+            self._readers[reader] = at
+            if not self.is_open:
+                self._tell()
+
+    @property
+    def _end(self) -> int:
+        return self._forgotten + len(self._pieces)
+
+    def _tell(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()
+
+    def _outcome(self, until: float) -> Made | None:
+        """The answer, None while it is being made."""
+        error = self._error or (self._late if until <= self._late_until else None)
+        if error is not None:
+            raise error.with_traceback(None)
+        return self._made
+
+    async def _fly(self) -> None:
+        try:
+            self._made = await self._attempts()
+        except asyncio.CancelledError:
+            self._error = EngineUnavailable("The work was given up. Try again.")
+            raise
+        except Exception as error:  # noqa: BLE001 - whoever is aboard raises it
+            self._error = error
+        finally:
+            self.is_open = False
+            self._tell()
+
+    async def _attempts(self) -> Made:
+        """Tries again once for all aboard, and for those who would wait longer for a load than the first one did."""
+        wait, is_first = self._wait, True
+        while True:
+            try:
+                return await self._generate(self, wait)
+            except EngineFault:
+                if not is_first or self.aboard < MANY or self._end:
+                    raise
+                is_first = False
+            except EngineUnavailable as error:
+                if self.begun or self._latest <= self._until:
+                    raise
+                self._late, self._late_until, self._until = error, self._until, self._latest
+                wait = max(0.0, self._until - asyncio.get_running_loop().time())
+                self._tell()
+
+
+class Flights:
+    """The flights that others can come aboard of, by key."""
+
+    def __init__(self) -> None:
+        self._flights: dict[str, Flight] = {}
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._flights
+
+    @asynccontextmanager
+    async def aboard(
+        self, key: str | None, generate: Generate, *, wait: float | None, until: float
+    ) -> AsyncIterator[tuple[Flight, bool]]:
+        """A flight, and whether it was under way already; without a key it is one's own.
+
+        `wait` is how many seconds the engine may load, None for what is configured; then it is `until`, by the loop's
+        clock.
+        """
+        flight = self._flights.get(key or "")
+        joined = flight is not None and flight.takes(until)
+        if flight is None or not joined:
+            flight = self._started(key, Flight(generate, wait=wait, until=until))
+        flight.join(until)
+        try:
+            yield flight, joined
+        finally:
+            flight.aboard -= 1
+            if not flight.aboard:
+                self._forget(key, flight)
+                flight.task.cancel()
+                await asyncio.gather(flight.task, return_exceptions=True)
+
+    def _started(self, key: str | None, flight: Flight) -> Flight:
+        if key is not None:
+            self._flights[key] = flight  # from now on; those aboard of another one stay with it
+            flight.task.add_done_callback(lambda _: self._forget(key, flight))
+        return flight
+
+    def _forget(self, key: str | None, flight: Flight) -> None:
+        if key is not None and self._flights.get(key) is flight:
+            del self._flights[key]
+
+
+def _weight(piece: Chunk) -> int:
+    """What a piece costs in bytes, about."""
+    return sum(600 + len(choice.delta.content or "") for choice in piece.choices)

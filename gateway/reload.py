@@ -1,0 +1,78 @@
+"""Keys without a restart: the configuration file is looked at every second, and new keys hold from then on.
+
+Not at a signal: SIGHUP is what a terminal sends when it closes.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from gateway.auth import Keyring
+from gateway.config import Config
+from gateway.values import ConfigError
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY = 1.0  # seconds
+
+Signature = tuple[int, int, int]
+
+
+class KeyFile:
+    """The file that the keys stand in. `load` reads the whole configuration, of which the keys alone are taken.
+
+    Make it before the file is read for the first time, so that no change between falls through.
+    """
+
+    def __init__(self, file: Path, load: Callable[[], Config]) -> None:
+        self._file = file
+        self._load = load
+        self._last = self._read = _signature(file)
+
+    @asynccontextmanager
+    async def watched(self, keyring: Keyring) -> AsyncIterator[None]:
+        """Keeps the keyring as the file has it."""
+        watching = asyncio.create_task(self._watch(keyring))
+        try:
+            yield
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+
+    async def look(self, keyring: Keyring) -> None:
+        """Reads the file if it is another than the one read last, and the same as at the last look: no half of one."""
+        seen = await asyncio.to_thread(_signature, self._file)
+        settled, self._last = seen == self._last, seen
+        if settled and seen != self._read:
+            self._read = seen
+            await self._take(keyring)
+
+    async def _watch(self, keyring: Keyring) -> None:
+        while True:
+            await asyncio.sleep(LOOK_EVERY)
+            await self.look(keyring)
+
+    async def _take(self, keyring: Keyring) -> None:
+        if self._read is None:
+            log.error("The keys stay as they are: %s is not there any more", self._file)
+            return
+        try:
+            config = await asyncio.to_thread(self._load)
+        except ConfigError as error:
+            log.error("The keys stay as they are: %s", error)  # noqa: TRY400 - the sentence says it all
+        except Exception:
+            log.exception("The keys stay as they are")
+        else:
+            if keyring.replace(config.keys):
+                log.info("The keys were read anew; there are %d", len(config.keys))
+
+
+def _signature(file: Path) -> Signature | None:
+    """What changes when the file does, None for one that is not there."""
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino

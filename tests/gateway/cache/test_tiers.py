@@ -1,0 +1,200 @@
+"""Two levels: this process's own, and Redis behind it."""
+
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+import redis
+
+from gateway import cache
+from gateway.cache import Cache, Selection, Stored, tiers
+from gateway.cache import redis as shared
+from gateway.cache.memory import MemoryStore
+from gateway.cache.redis import RedisStore
+from gateway.cache.stored import MAX_VALUE, encode
+from gateway.redis import Link, Unanswered, link
+from tests.gateway.cache.answers import USAGE, choices, stored
+from tests.services import Redis, running_redis
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time enough for a Redis that is well on a machine that is busy; what the limit itself does has its own tests."""
+    monkeypatch.setattr(link, "PATIENCE", 5.0)
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[Redis]:
+    """A real redis-server of its own."""
+    with running_redis(tmp_path) as redis_server:
+        yield redis_server
+
+
+@pytest.fixture
+async def way(server: Redis) -> AsyncIterator[Link]:
+    """The way to it."""
+    async with Link(server.url) as running:
+        yield running
+
+
+def two_levels(way: Link) -> Cache:
+    """A gateway's cache."""
+    return Cache(MemoryStore(max_bytes=2**20), RedisStore(way), ttl=100)
+
+
+async def kept(one: Cache, way: Link, key: str, words: str = "a cat", **fields: str) -> None:
+    """Keeps an answer, and returns when Redis has it."""
+    one.keep(key, choices(words), USAGE, **({"model": "m", "pictures": ["p"], "seconds": 0.5} | fields))  # type: ignore[arg-type]
+    await way.told()
+
+
+async def words(one: Cache, key: str) -> str | None:
+    """What is found."""
+    found = await one.get(key)
+    return found.choices[0].message.content if found is not None else None
+
+
+async def test_what_one_gateway_kept_another_finds(way: Link) -> None:
+    """In Redis first, and from then on in its own memory; what was never kept is a miss."""
+    one, other = two_levels(way), two_levels(way)
+    await kept(one, way, "k")
+
+    assert await words(other, "k") == "a cat"
+    assert await words(other, "nothing") is None
+    assert (await other.report()).memory.entries == 1
+
+
+async def test_every_key_in_redis_is_ours_and_has_a_time_to_live(server: Redis, way: Link) -> None:
+    """A tenth more or less than what is configured, so that not all of them end at once."""
+    for number in range(20):
+        await kept(two_levels(way), way, f"t:{number}")
+
+    with redis.Redis(unix_socket_path=str(server.path)) as client:
+        names = client.keys()
+        lives = [client.pttl(name) / 1000 for name in names]
+    assert {name.startswith(b"altgate:answer:v2:t:") for name in names} == {True}
+    assert all(85 < each <= 110 for each in lives)
+    assert len({round(each, 2) for each in lives}) > 10
+
+
+def _bytes(value: Stored) -> bytes:
+    return encode(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"",
+        b"garbage",
+        b"\xc1",
+        b"\x91" * 100_000,
+        msgspec.msgpack.encode({"version": cache.VERSION}),
+        _bytes(stored("another")),
+        _bytes(stored("k", version=cache.VERSION + 1)),
+        _bytes(stored("k", version=cache.VERSION - 1)),
+        _bytes(stored("k", expires=time.time() - 1)),
+        _bytes(stored("k"))[:-1],
+        _bytes(stored("k", "x" * MAX_VALUE)),
+        b"x" * 2**26,
+    ],
+    ids=range(12),
+)
+async def test_a_value_that_is_not_ours_is_a_miss(server: Redis, way: Link, value: bytes) -> None:
+    """Garbage, another key's answer, another version's, one cut off, one too old and one too large are never answered
+    with, and none of them is an outage."""
+    with redis.Redis(unix_socket_path=str(server.path)) as client:
+        client.set(f"{shared.PREFIX}k", value)
+
+    assert await words(two_levels(way), "k") is None
+    assert not way.is_down
+
+
+async def test_a_key_of_another_kind_is_a_miss_and_no_outage(server: Redis, way: Link) -> None:
+    """What Redis refuses for one key says nothing of the others."""
+    one = two_levels(way)
+    await kept(one, way, "k")
+    with redis.Redis(unix_socket_path=str(server.path)) as client:
+        client.rpush(f"{shared.PREFIX}list", "x")
+
+    assert await words(one, "list") is None
+    assert await words(two_levels(way), "k") == "a cat"
+
+
+async def test_what_another_gateway_removed_is_gone_soon_and_stays_while_redis_is_away(
+    server: Redis, way: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gateway's own copy is trusted for a while, then Redis is asked again; when it does not say, the copy stands."""
+    one, other = two_levels(way), two_levels(way)
+    await kept(one, way, "k")
+    assert await words(other, "k") == "a cat"
+    await one.remove(Selection(digest="p"))
+    assert await words(one, "k") is None
+
+    assert await words(other, "k") == "a cat"
+    monkeypatch.setattr(tiers, "TRUSTED", 0.0)
+    assert await words(other, "k") is None
+
+    await kept(one, way, "k")
+    assert await words(other, "k") == "a cat"
+    server.kill()
+    assert await words(other, "k") == "a cat"
+
+
+async def test_what_is_chosen_is_removed_and_nothing_else(server: Redis, way: Link) -> None:
+    """Of a team, of a model, of a picture, or one answer; neither others' keys nor others' answers, among hundreds."""
+    with redis.Redis(unix_socket_path=str(server.path)) as client:
+        client.mset({f"theirs:{number}": "x" for number in range(1_000)} | {"altgate:limit:v1:x": "x"})
+    for number in range(100):
+        two_levels(way).keep(f"other:{number}", choices("x"), USAGE, model="m", pictures=["x"], seconds=1)
+        await way.told()
+    one = two_levels(way)
+    for name, fields in (("a:1", {}), ("a:2", {"model": "n"}), ("ab:3", {"pictures": ["y", "q"]}), ("c:4", {})):
+        one.keep(name, choices("x"), USAGE, **({"model": "m", "pictures": ["x"], "seconds": 1} | fields))  # type: ignore[arg-type]
+
+    async def removed(**chosen: str) -> tuple[int, int]:
+        told = await one.remove(Selection(**chosen))
+        assert told.redis is not None
+        assert told.redis.complete
+        return told.memory.entries, told.redis.entries
+
+    assert await removed(scope="b") == (0, 0)
+    assert await removed(model="n") == (1, 1)
+    assert await removed(digest="q") == (1, 1)
+    assert await removed(digest="4") == (1, 2)  # one of the others has that digest too
+    assert await removed(scope="a") == (1, 1)
+    with redis.Redis(unix_socket_path=str(server.path)) as client:
+        assert len(client.keys("theirs:*")) == 1_000
+        assert len(client.keys(f"{shared.PREFIX}other:*")) == 99
+        assert client.dbsize() == 1_000 + 1 + 99
+
+
+async def test_the_report_says_what_was_saved(way: Link) -> None:
+    """Counts of this process, and what both levels hold."""
+    one = two_levels(way)
+    await kept(one, way, "k")
+    one.tally.hit(USAGE, 0.5)
+    one.tally.join(USAGE, 0.25)
+    one.tally.miss()
+
+    report = await one.report()
+
+    assert (report.hits, report.joins, report.misses, report.saved_seconds, report.saved_tokens) == (1, 1, 1, 0.75, 6)
+    assert report.redis is not None
+    assert (report.memory.entries, report.redis.entries, report.redis.complete) == (1, 1, True)
+    assert report.redis.bytes > 100
+
+
+async def test_a_redis_that_is_away_is_not_all_there_is(server: Redis, way: Link) -> None:
+    """Who counts or removes is told that it may not be all."""
+    one = two_levels(way)
+    server.kill()
+    removed, counted = await one.remove(Selection(scope="a")), await one.report()
+
+    assert removed.redis is not None
+    assert counted.redis is not None
+    assert not removed.redis.complete
+    assert not counted.redis.complete
+    with pytest.raises(Unanswered):
+        await RedisStore(way).get("k")

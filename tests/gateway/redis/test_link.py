@@ -1,0 +1,221 @@
+"""The way to Redis: whatever becomes of it, a request loses fifty milliseconds at most, and once."""
+
+import asyncio
+import random
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from gateway.redis import Link, Unanswered, link
+from gateway.redis.writer import MAX_WAITING
+from tests.gateway.redis.faults import Way
+from tests.services import Redis, running_redis
+
+ROOM = 0.45  # seconds: what a busy machine may add
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Redis]:
+    """A real redis-server of its own."""
+    with running_redis(tmp_path) as redis_server:
+        yield redis_server
+
+
+@pytest.fixture
+async def way(server: Redis) -> AsyncIterator[Way]:
+    """A way to it that can be troubled."""
+    async with Way(server.path).open() as opened:
+        yield opened
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time enough for a Redis that is well on a machine that is busy, where the limit itself is not to be seen."""
+    monkeypatch.setattr(link, "PATIENCE", 10.0)
+
+
+def get(name: str) -> Callable[[Any], Any]:
+    """Asks for a key."""
+    return lambda client: client.get(name)
+
+
+def put(name: str, value: str) -> Callable[[Any], Any]:
+    """Sets a key."""
+    return lambda client: client.set(name, value)
+
+
+def append(number: int) -> Callable[[Any], Any]:
+    """Adds to a list."""
+    return lambda client: client.rpush("list", number)
+
+
+async def unanswered(to: Link) -> float:
+    """How long it takes to be left without an answer, in seconds."""
+    started = time.perf_counter()
+    with pytest.raises(Unanswered):
+        await to.ask(get("k"))
+    return time.perf_counter() - started
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Returns when it is so."""
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def order(server: Redis, *command: object) -> object:
+    """Has the server do something."""
+    with redis.Redis(unix_socket_path=str(server.path)) as client:
+        return client.execute_command(*command)
+
+
+TROUBLES: dict[str, tuple[Callable[[Redis, Way], object], Callable[[Redis, Way], object]]] = {
+    "killed": (lambda server, _: server.kill(), lambda server, _: server.start()),
+    "stopped": (lambda server, _: server.signal(signal.SIGSTOP), lambda server, _: server.signal(signal.SIGCONT)),
+    "black hole": (lambda _, way: setattr(way, "hole", True), lambda _, way: setattr(way, "hole", False)),
+    "two seconds slow": (lambda _, way: setattr(way, "delay", 2.0), lambda _, way: setattr(way, "delay", 0.0)),
+    "a little too slow": (lambda _, way: setattr(way, "delay", 0.08), lambda _, way: setattr(way, "delay", 0.0)),
+}
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+async def test_trouble_costs_fifty_milliseconds_once(server: Redis, way: Way, trouble: str) -> None:
+    """The first who meets it waits that long, the next hundred do not, and when it is over Redis is asked again."""
+    begin, end = TROUBLES[trouble]
+    async with Link(way.url) as to:
+        await until(lambda: not to.is_down)
+        await to.ask(put("k", "v"), patience=5.0)
+        begin(server, way)
+
+        first = await unanswered(to)
+        later = sum([await unanswered(to) for _ in range(100)])
+
+        assert to.is_down
+        end(server, way)
+        await until(lambda: not to.is_down)
+        assert await to.ask(get("k"), patience=5.0) == (None if trouble == "killed" else b"v")
+
+    assert first < link.PATIENCE + ROOM
+    assert later < ROOM  # each would have waited for 0.05 s, a hundred of them for 5 s
+
+
+async def test_one_that_is_away_at_the_start_costs_nothing(tmp_path: Path) -> None:
+    """It is known before the first request comes."""
+    async with Link(f"unix://{tmp_path}/nothing.sock") as to:
+        assert to.is_down
+        assert await unanswered(to) < ROOM
+
+
+@pytest.mark.usefixtures("patient")
+async def test_an_answer_that_is_cut_is_none(way: Way) -> None:
+    """A connection that is reset in the middle of an answer costs this answer, and is not used again."""
+    async with Link(way.url) as to:
+        await to.ask(lambda client: client.set("k", "v" * 1_000))
+        way.resets = True
+        await unanswered(to)
+        await until(lambda: not to.is_down)
+
+        assert await to.ask(get("k")) == b"v" * 1_000
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("trouble", ["read-only", "full", "forbidden"])
+async def test_one_that_refuses_to_write_still_reads(
+    server: Redis, trouble: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is refused is dropped at once and without an outage; the log says so once, however often it happens."""
+    async with Link(server.url) as to:
+        await to.ask(lambda client: client.set("k", "v"))
+        match trouble:
+            case "read-only":
+                order(server, "replicaof", "127.0.0.1", "1")
+            case "full":
+                order(server, "config", "set", "maxmemory", "1")
+            case _:
+                order(server, "acl", "setuser", "default", "-set")
+        started = time.perf_counter()
+        for _ in range(100):
+            with pytest.raises(Unanswered):
+                await to.ask(lambda client: client.set("k", "w"))
+        took = time.perf_counter() - started
+
+        assert await to.ask(get("k")) == b"v"
+        assert not to.is_down
+    assert took < link.PATIENCE  # each would have waited so long
+    assert len(caplog.messages) == 1
+
+
+@pytest.mark.usefixtures("patient")
+async def test_many_at_once_are_no_outage(server: Redis) -> None:
+    """More askers than connections wait for one another, and each gets its answer."""
+    async with Link(server.url) as to:
+        await to.ask(lambda client: client.mset({str(number): number for number in range(200)}))
+
+        found = await asyncio.gather(*(to.ask(get(str(number))) for number in range(200)))
+
+        assert found == [str(number).encode() for number in range(200)]
+        assert order(server, "client", "list").count(b"\n") <= link.CONNECTIONS + 1  # type: ignore[attr-defined]
+
+
+async def test_a_busy_gateway_takes_no_redis_for_dead(server: Redis) -> None:
+    """The answer came in time, though nobody had the time to read it."""
+    async with Link(server.url) as to:
+        await until(lambda: not to.is_down)
+        await to.ask(put("k", "v"), patience=5.0)
+        for _ in range(10):
+            asked = asyncio.ensure_future(to.ask(get("k")))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            time.sleep(link.PATIENCE * 2)  # noqa: ASYNC251 - something that holds up the loop
+
+            assert await asked == b"v"
+
+
+async def test_eight_thousand_who_leave_get_no_wrong_answers(server: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A third leaves while Redis answers them; whoever stays gets the value of its own key, and nobody another's."""
+    monkeypatch.setattr(link, "PATIENCE", 30.0)
+    dice = random.Random(1)
+    left = wrong = right = 0
+
+    async with Link(server.url) as to:
+        for number in range(200):
+            await to.ask(put(str(number), str(number) * 50))
+
+        async def ask(number: int, patience: float) -> None:
+            nonlocal left, wrong, right
+            with suppress(TimeoutError):
+                async with asyncio.timeout(patience):
+                    answer = await to.ask(get(str(number)))
+                right, wrong = (
+                    right + (answer == str(number).encode() * 50),
+                    wrong + (answer != str(number).encode() * 50),
+                )
+                return
+            left += 1
+
+        for _ in range(20):
+            chosen = [(dice.randrange(200), dice.choice([30.0, 30.0, dice.random() / 20])) for _ in range(400)]
+            await asyncio.gather(*(ask(*each) for each in chosen))
+
+        assert not to.is_down
+
+    assert wrong == 0
+    assert left + right == 8_000
+    assert left > 500
+    assert right > 4_000
+
+
+async def test_what_nobody_waits_for_is_bounded_and_in_order(server: Redis) -> None:
+    """What Redis cannot take in time is dropped, not queued without end; what is queued is written at the close."""
+    async with Link(server.url) as to:
+        for number in range(MAX_WAITING * 4):
+            to.tell(append(number))
+
+    assert order(server, "lrange", "list", 0, -1) == [str(number).encode() for number in range(MAX_WAITING)]

@@ -1,0 +1,186 @@
+"""What keys have used of their limits, in a real Redis that several gateways share."""
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis as redis_py
+
+from gateway import shared_quota
+from gateway.auth import Caller
+from gateway.errors import LimitReached
+from gateway.quota import Allowance, Wanted
+from gateway.redis import Link
+from gateway.shared_quota import SharedBooks
+from tests.services import Redis, running_redis
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[Redis]:
+    """A redis-server of its own."""
+    with running_redis(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+async def link(redis: Redis) -> AsyncIterator[Link]:
+    """The way to it."""
+    async with Link(redis.url) as made:
+        yield made
+
+
+@pytest.fixture
+async def two(redis: Redis, link: Link) -> AsyncIterator[tuple[SharedBooks, SharedBooks]]:
+    """The books of two gateways, of which the first uses `link`."""
+    async with Link(redis.url) as other, SharedBooks(link) as one_books, SharedBooks(other) as other_books:
+        yield one_books, other_books
+
+
+def caller(**limits: Any) -> Caller:
+    """A key with those limits."""
+    return Caller(key_id="ci", team="web", **limits)
+
+
+async def passed(books: SharedBooks, who: Caller, **wanted: Any) -> bool:
+    """Whether that could be taken."""
+    return (await books.take(who, Wanted(**wanted))).refused is None
+
+
+async def test_two_gateways_keep_to_one_limit(two: tuple[SharedBooks, SharedBooks]) -> None:
+    """A hundred at once, in turns at either: as many pass as the limit says, and both tell the same."""
+    who = caller(requests_per_minute=30, pictures_per_minute=7)
+
+    requests = await asyncio.gather(*(passed(two[number % 2], who, requests=1) for number in range(100)))
+    pictures = await asyncio.gather(*(passed(two[number % 2], who, pictures=2) for number in range(10)))
+    told = [await books.take(who, Wanted()) for books in two]
+
+    assert 30 <= sum(requests) <= 31  # one comes back within two seconds
+    assert sum(pictures) == 3
+    assert [each.pictures.remaining if each.pictures else None for each in told] == [1, 1]
+
+
+async def test_places_are_shared_and_given_back(two: tuple[SharedBooks, SharedBooks]) -> None:
+    """One under way at either gateway is one under way."""
+    who = caller(concurrent=1)
+
+    async with Allowance(who, two[0]).admitted(counts=True):
+        with pytest.raises(LimitReached):
+            async with Allowance(who, two[1]).admitted(counts=True):
+                pass
+
+    assert await passed(two[1], who, place="x")
+
+
+async def test_a_gateway_that_is_killed_holds_no_place_for_ever(
+    two: tuple[SharedBooks, SharedBooks], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lease ends, and those of others do not."""
+    who = caller(concurrent=2)
+    with monkeypatch.context() as patched:
+        patched.setattr(shared_quota, "LEASE", 0.5)
+        assert await passed(two[0], who, place="dead")
+    assert await passed(two[1], who, place="alive")
+    assert not await passed(two[1], who, place="next")
+
+    async with asyncio.timeout(20):
+        while not await passed(two[1], who, place="next"):
+            await asyncio.sleep(0.05)
+    assert not await passed(two[1], who, place="one more")
+
+
+async def test_the_places_of_a_gateway_that_lives_are_renewed(
+    redis: Redis, link: Link, two: tuple[SharedBooks, SharedBooks], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in a Redis that has forgotten everything."""
+    monkeypatch.setattr(shared_quota, "RENEW_EVERY", 0.05)
+    who = caller(concurrent=1)
+    async with SharedBooks(link) as living:
+        assert await passed(living, who, place="alive")
+        with redis_py.Redis(unix_socket_path=str(redis.path)) as client:
+            client.flushall()
+            async with asyncio.timeout(20):
+                while not client.exists("altgate:limit:{ci}:places"):
+                    await asyncio.sleep(0.05)
+
+        assert not await passed(two[1], who, place="other")
+
+
+async def test_a_redis_that_is_away_costs_no_time_and_the_own_books_go_on(
+    redis: Redis, two: tuple[SharedBooks, SharedBooks]
+) -> None:
+    """Each gateway then counts for itself, from what Redis said last."""
+    who = caller(requests_per_minute=10)
+    for _ in range(4):
+        assert await passed(two[0], who, requests=1)
+    redis.kill()
+
+    started = time.monotonic()
+    alone = [await passed(two[0], who, requests=1) for _ in range(8)]
+
+    assert sum(alone) in (6, 7)
+    assert time.monotonic() - started < 5
+
+
+async def test_a_redis_that_hangs_is_not_waited_for(
+    redis: Redis, link: Link, two: tuple[SharedBooks, SharedBooks]
+) -> None:
+    """Fifty milliseconds once, and then nothing; when it goes on, it is asked again."""
+    who = caller(requests_per_minute=100)
+    await passed(two[0], who, requests=1)
+    redis.signal(signal.SIGSTOP)
+    try:
+        waits = []
+        for _ in range(20):
+            started = time.monotonic()
+            assert await passed(two[0], who, requests=1)
+            waits.append(time.monotonic() - started)
+    finally:
+        redis.signal(signal.SIGCONT)
+
+    assert sorted(waits)[10] < 0.02
+    async with asyncio.timeout(30):
+        while link.is_down:
+            await asyncio.sleep(0.05)
+    assert (await two[0].take(who, Wanted())).refused is None
+
+
+@pytest.mark.parametrize("garbage", [b"\xff\x00", b"nonsense", b"-5", b"9" * 30, b"1e300", b""])
+async def test_garbage_in_redis_locks_nobody_out(
+    redis: Redis, two: tuple[SharedBooks, SharedBooks], garbage: bytes
+) -> None:
+    """What is no time, or one that no bucket takes, counts for nothing."""
+    who = caller(requests_per_minute=2)
+    with redis_py.Redis(unix_socket_path=str(redis.path)) as client:
+        client.set("altgate:limit:{ci}:requests", garbage)
+
+    assert [await passed(two[0], who, requests=1) for _ in range(3)] == [True, True, False]
+
+
+async def test_names_of_another_type_in_redis_are_no_fault_of_the_client(
+    redis: Redis, two: tuple[SharedBooks, SharedBooks]
+) -> None:
+    """The own books hold then."""
+    with redis_py.Redis(unix_socket_path=str(redis.path)) as client:
+        client.lpush("altgate:limit:{ci}:requests", "x")
+        client.set("altgate:limit:{ci}:places", "x")
+
+    assert await passed(two[0], caller(requests_per_minute=1), requests=1)
+    assert not await passed(two[0], caller(requests_per_minute=1), requests=1)
+    assert await passed(two[0], caller(concurrent=1), place="a")
+
+
+async def test_nothing_stays_in_redis(redis: Redis, two: tuple[SharedBooks, SharedBooks]) -> None:
+    """Whatever is written ends by itself within a minute."""
+    who = caller(requests_per_minute=2, pictures_per_minute=2, concurrent=2)
+    await passed(two[0], who, requests=1, pictures=1, place="a")
+
+    with redis_py.Redis(unix_socket_path=str(redis.path)) as client:
+        names = [*client.scan_iter("*")]
+        lives = [client.pttl(name) for name in names]
+
+    assert sorted(names) == [f"altgate:limit:{{ci}}:{kind}".encode() for kind in ("pictures", "places", "requests")]
+    assert all(0 < life <= 60_000 for life in lives)
