@@ -58,6 +58,7 @@ from gateway.wire.requests import (
     ResponseFormat,
     Role,
     StreamOptions,
+    TemplateArguments,
     TextPart,
     pictures_of,
 )
@@ -119,6 +120,7 @@ __all__ = [
     "Role",
     "Standing",
     "StreamOptions",
+    "TemplateArguments",
     "TextPart",
     "TokenLogprob",
     "Tool",
