@@ -57,7 +57,7 @@ class Stored(Struct, frozen=True):
     usage: wire.Usage
 
 
-def key(request: wire.ChatRequest, *, model: Model, digests: Sequence[str], prompt: str, pipeline: int) -> str:
+def key(request: wire.ChatRequest, *, model: Model, digests: Sequence[str], prompt: str, pipeline: str) -> str:
     """The key of a request.
 
     Args:
@@ -65,7 +65,7 @@ def key(request: wire.ChatRequest, *, model: Model, digests: Sequence[str], prom
         model: the model that will be asked. Its names are not in the key, its source and options are.
         digests: the pictures' digests, in order.
         prompt: the digest of the preset's file, empty without one.
-        pipeline: the version of our own processing of pictures.
+        pipeline: names our own processing of pictures.
     """
     fields = {name: value for name, value in msgspec.to_builtins(request).items() if name not in NOT_IN_KEY}
     turns = msgspec.to_builtins(request.messages)

@@ -22,7 +22,7 @@ from gateway.directives import NO_DIRECTIVES, Directives
 from gateway.engine import Engine
 from gateway.errors import InvalidRequest
 from gateway.images.ingest import Encoded, Ingest
-from gateway.images.normalize import PIPELINE_VERSION
+from gateway.images.shelf import Lease
 from gateway.prompts import Preset
 from gateway.wire import ChatCompletion, ChatRequest, Chunk
 
@@ -35,14 +35,16 @@ T = TypeVar("T")
 class Job(Struct, frozen=True, kw_only=True):
     """A request made ready.
 
-    `asked` is what the engine will be asked, its pictures not yet decoded; `key` is None for an answer that is not
-    kept; `unwrap` names the property whose words are the answer, where a preset was chosen but no object asked for;
-    `wait` is how many seconds a load of the engine may take, None for what is configured and where nothing is loaded.
+    `asked` is what the engine will be asked, its pictures not yet decoded; `notes` say, a line each, what is done to
+    those; `key` is None for an answer that is not kept; `unwrap` names the property whose words are the answer, where
+    a preset was chosen but no object asked for; `wait` is how many seconds a load of the engine may take, None for what
+    is configured and where nothing is loaded.
     """
 
     asked: ChatRequest
     model: Model
     pictures: Sequence[Encoded]
+    notes: Sequence[str]
     head: completion.Head
     unwrap: str | None
     key: str | None
@@ -81,18 +83,19 @@ class Captioner:
         promises.ensure_possible(question, route.model)
         pictures = await self._load(request)
         is_kept = _repeatable(request) and not directives.no_store
-        key = _key(question, route.model, preset, pictures) if is_kept else None
+        key = self._key(question, route.model, preset, pictures) if is_kept else None
         consulted = key if not directives.no_cache else None
         found = await self.store.get(consulted) if consulted else None
         return Job(
             asked=question,
             model=route.model,
             pictures=pictures,
-            head=_head(request, route.model, preset),
+            head=_head(request, route.model, preset, self._ingest.pipeline),
             unwrap=preset.field if preset and request.response_format is None else None,
             key=key,
             cache=("hit" if found else "miss") if consulted else "bypass",
             found=found,
+            notes=[self._ingest.note(picture, route.model.sizing) for picture in pictures],
             wait=directives.wait if route.model.engine != "remote" else None,
         )
 
@@ -117,16 +120,17 @@ class Captioner:
                 yield chunk
             return
         in_pieces = replace(job.asked, stream=True, stream_options=wire.StreamOptions(include_usage=True))
-        ask = partial(self._with_pictures, replace(job, asked=in_pieces))
         gathered = completion.Gathered()
-        chunks = self.engines[job.model.name].stream(ask, wait=job.wait)
-        try:
-            async for chunk in chunks:
-                gathered.add(chunk)
-                if chunk.choices:
-                    yield completion.restamped(job.head, chunk)
-        finally:
-            await chunks.aclose()
+        with self._lease(job) as lease:
+            ask = partial(self._with_pictures, replace(job, asked=in_pieces), lease)
+            chunks = self.engines[job.model.name].stream(ask, wait=job.wait)
+            try:
+                async for chunk in chunks:
+                    gathered.add(chunk)
+                    if chunk.choices:
+                        yield completion.restamped(job.head, chunk)
+            finally:
+                await chunks.aclose()
         if ends := gathered.close(job.head):
             yield ends
         choices, usage = gathered.result()
@@ -160,20 +164,34 @@ class Captioner:
         if job.found is not None:
             choices, usage = job.found.choices, job.found.usage
         else:
-            made = await self.engines[job.model.name].complete(partial(self._with_pictures, job), wait=job.wait)
+            with self._lease(job) as lease:
+                ask = partial(self._with_pictures, job, lease)
+                made = await self.engines[job.model.name].complete(ask, wait=job.wait)
             choices, usage = made.choices, made.usage
             promises.ensure_kept(job.asked, choices)
             self._keep(job, choices, usage)
         return ([completion.unwrapped(choice, job.unwrap) for choice in choices] if job.unwrap else choices), usage
 
-    async def _with_pictures(self, job: Job) -> ChatRequest:
+    def _lease(self, job: Job) -> Lease:
+        return self._ingest.lease(here=job.model.engine != "remote")
+
+    async def _with_pictures(self, job: Job, lease: Lease) -> ChatRequest:
         """What the engine is asked, each picture in it decoded and written anew by us."""
         decodes = (
-            self._ingest.normalize(picture, floor=job.model.picture_size, param=path)
+            self._ingest.hand_over(picture, job.model.sizing, lease, param=path)
             for picture, (path, _) in zip(job.pictures, wire.pictures_of(job.asked), strict=True)
         )
-        digests = [picture.digest for picture in job.pictures]
-        return asked.with_pictures(job.asked, job.model, zip(digests, await _all(decodes), strict=True))
+        names = [f"{picture.digest}-{self._ingest.pipeline}" for picture in job.pictures]
+        return asked.with_pictures(job.asked, job.model, zip(names, await _all(decodes), strict=True))
+
+    def _key(self, asked: ChatRequest, model: Model, preset: Preset | None, pictures: Sequence[Encoded]) -> str:
+        return cache.key(
+            asked,
+            model=model,
+            digests=[picture.digest for picture in pictures],
+            prompt=preset.digest if preset else "",
+            pipeline=self._ingest.pipeline,
+        )
 
     def _keep(self, job: Job, choices: list[wire.Choice], usage: wire.Usage) -> None:
         """Only complete answers are kept."""
@@ -186,24 +204,14 @@ def _repeatable(request: ChatRequest) -> bool:
     return not request.temperature or request.seed is not None
 
 
-def _key(question: ChatRequest, model: Model, preset: Preset | None, pictures: Sequence[Encoded]) -> str:
-    return cache.key(
-        question,
-        model=model,
-        digests=[picture.digest for picture in pictures],
-        prompt=preset.digest if preset else "",
-        pipeline=PIPELINE_VERSION,
-    )
-
-
-def _head(request: ChatRequest, model: Model, preset: Preset | None) -> completion.Head:
+def _head(request: ChatRequest, model: Model, preset: Preset | None, pipeline: str) -> completion.Head:
     wanted = request.stream_options is not None and bool(request.stream_options.include_usage)
     prompt = preset.digest[:8] if preset else "none"
     return completion.Head(
         id=f"chatcmpl-{uuid.uuid4().hex}",
         created=int(time.time()),
         model=request.model,
-        system_fingerprint=f"{model.revision}-{prompt}-{PIPELINE_VERSION}",
+        system_fingerprint=f"{model.revision}-{prompt}-{pipeline}",
         include_usage=wanted,
     )
 

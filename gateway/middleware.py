@@ -18,6 +18,8 @@ from gateway.limits import Gate
 
 log = logging.getLogger("gateway.access")
 
+PICTURES = b"x-altgate-image"
+
 READABLE_TYPES = re.compile(
     r"(application/(json|[\w.+-]+\+json|octet-stream|x-www-form-urlencoded)|text/plain)\s*(;|$)", re.IGNORECASE
 )
@@ -60,7 +62,10 @@ class RequestId:
 
 
 class AccessLog:
-    """One line a request: method, path without its query, status, time, id. Never a header and never a body."""
+    """One line a request: method, path without its query, status, time, id, and what was done to its pictures.
+
+    Never a header of the client's, and never a body.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -72,11 +77,13 @@ class AccessLog:
             return
         started = time.perf_counter()
         status = 499  # what is logged when the client left before there was an answer
+        pictures = ""
 
         async def watched(message: Message) -> None:
-            nonlocal status
+            nonlocal status, pictures
             if message["type"] == "http.response.start":
                 status = message["status"]
+                pictures = b"".join(value for name, value in message.get("headers", []) if name == PICTURES).decode()
             await send(message)
 
         try:
@@ -84,7 +91,8 @@ class AccessLog:
         finally:
             took = (time.perf_counter() - started) * 1000
             path = scope["path"].encode("unicode_escape").decode()[:200]
-            log.info("%s %s %s %.1f ms %s", scope["method"], path, status, took, scope["state"].get("request_id"))
+            line = f"{scope['method']} {path} {status} {took:.1f} ms {scope['state'].get('request_id')} {pictures}"
+            log.info("%s", line.rstrip())
 
 
 class Attention:

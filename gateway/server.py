@@ -20,8 +20,8 @@ from gateway.parts import Parts
 def run(config: Config) -> None:
     """Serves until SIGINT or SIGTERM, then finishes what is under way within its limit."""
     listener = bound(config.server.host, config.server.port)
-    parts = Parts(config)
     port = listener.getsockname()[1]
+    parts = Parts(config, port=port)
     server = _Server(settings(create_app(config, parts), config))
     server.greeting = banner.text(config, parts.captioner.store.description, port)
     signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))  # a terminal that closes

@@ -121,6 +121,8 @@ def _wishes(headers: Headers, longest_wait: float) -> directives.Directives:
 
 def _headers(job: Job, body: bytes) -> dict[str, str]:
     headers: dict[str, str] = {"x-altgate-cache": job.cache}
+    if job.notes:
+        headers["x-altgate-image"] = ", ".join(job.notes)
     # A name that could break a header is not repeated in one.
     ignored = [name for name in wire.unknown_fields(body) if re.fullmatch(r"[\w.-]{1,64}", name, re.ASCII)]
     if ignored:
