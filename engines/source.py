@@ -1,4 +1,4 @@
-"""Finds a checkpoint: a local folder, or a name on the Hugging Face hub, which is downloaded when it is not here yet.
+"""Finds a checkpoint or a tokenizer: a local folder, or a name on the Hugging Face hub, downloaded when not here yet.
 
 Reads no weights. What is wrong is told in one sentence that a client may read, hence without paths of this machine.
 """
@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engines.loading import LoadError, Report
+from engines.loading import LoadError, Report, unreported
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+TOKENIZERS = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")
 DOWNLOADED = 0.8  # of all loading, once the files are here
 
 
@@ -29,6 +30,19 @@ def locate(source: str, revision: str, report: Report, *, files: Sequence[str]) 
     """
     folder = Path(source) if _is_folder(source) else _download(source, revision, report, files)
     _check(folder, spoken(source))
+    return folder
+
+
+def locate_tokenizer(source: str, *, files: Sequence[str]) -> Path:
+    """The folder that holds a tokenizer, downloaded without weights; `files` are the patterns of what is wanted.
+
+    Raises:
+        LoadError: it cannot be had, or holds no tokenizer.
+    """
+    folder = Path(source) if _is_folder(source) else _download_tokenizer(source, files)
+    if not any(found for pattern in TOKENIZERS for found in folder.glob(pattern)):
+        name = "the folder set as `tokenizer`" if _is_folder(source) else source
+        raise LoadError(f"{name} holds no tokenizer: there is no tokenizer.json in it; correct `tokenizer`")
     return folder
 
 
@@ -57,22 +71,29 @@ def _is_folder(source: str) -> bool:
 
 
 def _download(name: str, revision: str, report: Report, small: Sequence[str]) -> Path:
+    try:
+        folder = _snapshot(name, revision, report, [*small, WEIGHTS[0]])
+        if not list(folder.glob(WEIGHTS[0])):  # an old checkpoint: pickled weights, which torch reads as data only
+            folder = _snapshot(name, revision, report, [*small, WEIGHTS[1]])
+    except Exception as error:
+        raise LoadError(_download_sentence(name, f"the weights of {name}", "source", error)) from error
+    return folder
+
+
+def _download_tokenizer(name: str, files: Sequence[str]) -> Path:
+    try:
+        return _snapshot(name, "main", unreported, files)
+    except Exception as error:
+        raise LoadError(_download_sentence(name, f"the files of the tokenizer {name}", "tokenizer", error)) from error
+
+
+def _snapshot(name: str, revision: str, report: Report, patterns: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download  # noqa: PLC0415 -- seconds to import, and not needed for a folder
 
-    def files(weights: str) -> Path:
-        patterns = [*small, weights]
-        # Asked first, since the bar learns of each file's size only when its turn comes.
-        listed = snapshot_download(name, revision=revision, allow_patterns=patterns, dry_run=True)
-        bar = _reporting(report, sum(file.file_size or 0 for file in listed if file.will_download))
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, tqdm_class=bar))
-
-    try:
-        folder = files(WEIGHTS[0])
-        if not list(folder.glob(WEIGHTS[0])):  # an old checkpoint: pickled weights, which torch reads as data only
-            folder = files(WEIGHTS[1])
-    except Exception as error:
-        raise LoadError(_download_sentence(name, error)) from error
-    return folder
+    # Asked first, since the bar learns of each file's size only when its turn comes.
+    listed = snapshot_download(name, revision=revision, allow_patterns=[*patterns], dry_run=True)
+    bar = _reporting(report, sum(file.file_size or 0 for file in listed if file.will_download))
+    return Path(snapshot_download(name, revision=revision, allow_patterns=[*patterns], tqdm_class=bar))
 
 
 def _reporting(report: Report, total: int) -> type[Any]:
@@ -91,7 +112,8 @@ def _reporting(report: Report, total: int) -> type[Any]:
     return Bar
 
 
-def _download_sentence(name: str, error: Exception) -> str:
+def _download_sentence(name: str, files: str, setting: str, error: Exception) -> str:
+    """Why `files`, those of a name on the hub that stands under a setting, could not be downloaded."""
     from huggingface_hub import errors  # noqa: PLC0415 -- as above
 
     match error:
@@ -100,12 +122,14 @@ def _download_sentence(name: str, error: Exception) -> str:
         case errors.RevisionNotFoundError():
             return f"the model hub has {name}, but not in the revision asked for; correct `revision`"
         case errors.RepositoryNotFoundError() | errors.HFValidationError():
-            return f"the model hub knows no model {name}; correct `source`, or set HF_TOKEN when the model is private"
+            return (
+                f"the model hub knows no model {name}; correct `{setting}`, or set HF_TOKEN when the model is private"
+            )
         case OSError() if error.errno is not None:
-            return f"the weights of {name} could not be stored ({error.strerror}); make room in the model cache"
+            return f"{files} could not be stored ({error.strerror}); make room in the model cache"
     return (
-        f"the weights of {name} could not be downloaded because the model hub cannot be reached; "
-        "download them where there is a network and set `source` to their folder"
+        f"{files} could not be downloaded because the model hub cannot be reached; "
+        f"download them where there is a network and set `{setting}` to their folder"
     )
 
 

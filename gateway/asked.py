@@ -7,13 +7,11 @@ follow instructions, so their requests are made as the model's own tokenizer and
 
 from collections.abc import Iterator
 
-import pybase64
 from msgspec.structs import replace
 
 from gateway import wire
 from gateway.catalogue import Model
 from gateway.errors import InvalidRequest, UnsupportedParameter
-from gateway.images.normalize import PIPELINE_VERSION
 from gateway.neutral import Neutraliser
 from gateway.prompts import Preset
 from gateway.wire import ChatRequest, ImageURL, Message, Part, PicturePart
@@ -44,12 +42,13 @@ def upstream(request: ChatRequest, model: Model, preset: Preset | None) -> ChatR
         stream_options=None,
         response_format=preset.response_format if preset and not own_schema else request.response_format,
         altgate=_prefix(request),
+        chat_template_kwargs=_template_arguments(request, model),
     )
     return _instructed(asked, model) if follows_instructions(model) else asked
 
 
-def with_pictures(asked: ChatRequest, model: Model, pictures: Iterator[tuple[str, bytes]]) -> ChatRequest:
-    """The request with its pictures in it, each the digest of what the client sent and the PNG that we made of it."""
+def with_pictures(asked: ChatRequest, model: Model, pictures: Iterator[tuple[str, str]]) -> ChatRequest:
+    """The request with its pictures in it, each with the name of what we made of it and the URL that holds that."""
     messages = [
         replace(message, content=[_inlined(part, model, pictures) for part in message.content])
         for message in asked.messages
@@ -73,6 +72,25 @@ def _ensure_count(request: ChatRequest, model: Model) -> None:
 def _prefix(request: ChatRequest) -> wire.AltgateOptions | None:
     prefix = request.altgate.prefix if request.altgate is not None else None
     return wire.AltgateOptions(prefix=prefix) if prefix else None
+
+
+def _template_arguments(request: ChatRequest, model: Model) -> wire.TemplateArguments | None:
+    """The form in which the model is asked, where it has several: the client's, or the usual one."""
+    form = request.altgate.form if request.altgate is not None else None
+    if form is not None and not model.forms:
+        raise UnsupportedParameter(
+            f"'altgate.form' is for models that can be asked in several forms, and '{model.name}' has only one. "
+            "Leave it out.",
+            param="altgate.form",
+        )
+    if form is not None and form not in model.forms:
+        raise InvalidRequest(
+            f"Invalid value for 'altgate.form': the forms of '{model.name}' are {', '.join(map(repr, model.forms))}.",
+            param="altgate.form",
+            code="invalid_value",
+        )
+    chosen = form or next(iter(model.forms), None)
+    return wire.TemplateArguments(chosen) if chosen is not None else None
 
 
 def _message(message: Message, model: Model) -> Message:
@@ -146,14 +164,9 @@ def _ensure_tools(asked: ChatRequest, model: Model) -> None:
         )
 
 
-def _inlined(part: Part, model: Model, pictures: Iterator[tuple[str, bytes]]) -> Part:
+def _inlined(part: Part, model: Model, pictures: Iterator[tuple[str, str]]) -> Part:
     if not isinstance(part, PicturePart):
         return part
-    digest, png = next(pictures)
-    url = ImageURL(f"data:image/png;base64,{pybase64.b64encode_as_string(png)}", part.image_url.detail)
-    return PicturePart(url, _uuid(digest, model) if follows_instructions(model) else None)
-
-
-def _uuid(digest: str, model: Model) -> str:
-    """One name for the same pixels: whatever shapes what we make of a picture is in it."""
-    return f"{digest}-{PIPELINE_VERSION}-{model.picture_size or 0}"
+    name, url = next(pictures)
+    uuid = f"{name}-{model.picture_size}" if follows_instructions(model) else None
+    return PicturePart(ImageURL(url, part.image_url.detail), uuid)

@@ -25,7 +25,7 @@ from gateway.engine import Engine
 from gateway.errors import InvalidRequest, NotCached
 from gateway.flight import Flight, Flights, Made
 from gateway.images.ingest import Encoded, Ingest
-from gateway.images.normalize import PIPELINE_VERSION
+from gateway.images.shelf import Lease
 from gateway.prompts import Preset
 from gateway.redis import Leases
 from gateway.wire import ChatCompletion, ChatRequest, Chunk
@@ -39,15 +39,17 @@ T = TypeVar("T")
 class Job(Struct, kw_only=True):
     """A request made ready.
 
-    `asked` is what the engine will be asked, its pictures not yet decoded; `key` is None for an answer that is not
-    kept; `is_shared` says that an answer made for others will do; `unwrap` names the property whose words are the
-    answer, where a preset was chosen but no object asked for; `wait` is how many seconds a load of the engine may take,
-    None for what is configured and where nothing is loaded. `cache` is settled when the answer has begun.
+    `asked` is what the engine will be asked, its pictures not yet decoded; `notes` say, a line each, what is done to
+    those; `key` is None for an answer that is not kept; `is_shared` says that an answer made for others will do;
+    `unwrap` names the property whose words are the answer, where a preset was chosen but no object asked for; `wait` is
+    how many seconds a load of the engine may take, None for what is configured and where nothing is loaded. `cache` is
+    settled when the answer has begun.
     """
 
     asked: ChatRequest
     model: Model
     pictures: Sequence[Encoded]
+    notes: Sequence[str]
     head: completion.Head
     unwrap: str | None
     key: str | None
@@ -103,18 +105,19 @@ class Captioner:
         pictures = await self._load(request)
         scope = "" if self._share_across_teams else caller.team
         is_kept = _repeatable(request) and not directives.no_store
-        name = _key(scope, question, route.model, preset, pictures) if is_kept else None
+        name = self._key(scope, question, route.model, preset, pictures) if is_kept else None
         found, is_shared = await self._look_up(name, directives)
         return Job(
             asked=question,
             model=route.model,
             pictures=pictures,
-            head=_head(request, route.model, preset),
+            head=_head(request, route.model, preset, self._ingest.pipeline),
             unwrap=preset.field if preset and request.response_format is None else None,
             key=name,
             is_shared=is_shared,
             cache=("hit" if found else "miss") if name and not directives.no_cache else "bypass",
             found=found,
+            notes=[self._ingest.note(picture, route.model.sizing) for picture in pictures],
             wait=directives.wait if route.model.engine != "remote" else None,
         )
 
@@ -225,12 +228,12 @@ class Captioner:
         """The answer, unless another gateway makes it: then theirs."""
         if job.key is None or not job.is_shared:
             return await self._from_engine(job, in_pieces, flight, wait)
-        async with self._lease(job.key, job.model):
+        async with self._turn(job.key, job.model):
             if found := await self.cache.get(job.key):
                 return Made(choices=found.choices, usage=found.usage, seconds=found.seconds, found=True)
             return await self._from_engine(job, in_pieces, flight, wait)
 
-    def _lease(self, name: str, model: Model) -> AbstractAsyncContextManager[None]:
+    def _turn(self, name: str, model: Model) -> AbstractAsyncContextManager[None]:
         """Held by the gateway that makes an answer. One that would have to load its engine first stays out of it."""
         if self._leases is None or not self.engines[model.name].status.can_serve:
             return nullcontext()
@@ -239,35 +242,49 @@ class Captioner:
     async def _from_engine(self, job: Job, in_pieces: bool, flight: Flight, wait: float | None) -> Made:
         """The engine's answer, kept if it is complete."""
         started = time.monotonic()
-        ask, engine = partial(self._question, job, in_pieces, flight), self.engines[job.model.name]
-        if in_pieces:
-            choices, usage = await _gathered(job, engine.stream(ask, wait=wait), flight)
-        else:
-            made = await engine.complete(ask, wait=wait)
-            choices, usage = made.choices, made.usage
-            promises.ensure_kept(job.asked, choices)
+        engine = self.engines[job.model.name]
+        with self._ingest.lease(here=job.model.engine != "remote") as pictures:
+            ask = partial(self._question, job, in_pieces, flight, pictures)
+            if in_pieces:
+                choices, usage = await _gathered(job, engine.stream(ask, wait=wait), flight)
+            else:
+                made = await engine.complete(ask, wait=wait)
+                choices, usage = made.choices, made.usage
+                promises.ensure_kept(job.asked, choices)
         seconds = time.monotonic() - started
         if job.key is not None and promises.is_complete(choices) and promises.are_kept(job.asked, choices):
             digests = [picture.digest for picture in job.pictures]
             self.cache.keep(job.key, choices, usage, model=job.model.name, pictures=digests, seconds=seconds)
         return Made(choices=choices, usage=usage, seconds=seconds)
 
-    async def _question(self, job: Job, in_pieces: bool, flight: Flight) -> ChatRequest:
+    async def _question(self, job: Job, in_pieces: bool, flight: Flight, lease: Lease) -> ChatRequest:
         """What the engine is asked, when it can work on it."""
         flight.begun = True
-        whole = await self._with_pictures(job)
+        whole = await self._with_pictures(job, lease)
         return (
             replace(whole, stream=True, stream_options=wire.StreamOptions(include_usage=True)) if in_pieces else whole
         )
 
-    async def _with_pictures(self, job: Job) -> ChatRequest:
+    async def _with_pictures(self, job: Job, lease: Lease) -> ChatRequest:
         """What the engine is asked, each picture in it decoded and written anew by us."""
         decodes = (
-            self._ingest.normalize(picture, floor=job.model.picture_size, param=path)
+            self._ingest.hand_over(picture, job.model.sizing, lease, param=path)
             for picture, (path, _) in zip(job.pictures, wire.pictures_of(job.asked), strict=True)
         )
-        digests = [picture.digest for picture in job.pictures]
-        return asked.with_pictures(job.asked, job.model, zip(digests, await _all(decodes), strict=True))
+        names = [f"{picture.digest}-{self._ingest.pipeline}" for picture in job.pictures]
+        return asked.with_pictures(job.asked, job.model, zip(names, await _all(decodes), strict=True))
+
+    def _key(
+        self, scope: str, question: ChatRequest, model: Model, preset: Preset | None, pictures: Sequence[Encoded]
+    ) -> str:
+        return key(
+            scope,
+            question,
+            model=model,
+            digests=[picture.digest for picture in pictures],
+            prompt=preset.digest if preset else "",
+            pipeline=self._ingest.pipeline,
+        )
 
 
 async def _gathered(
@@ -290,25 +307,14 @@ def _repeatable(request: ChatRequest) -> bool:
     return not request.temperature or request.seed is not None
 
 
-def _key(scope: str, question: ChatRequest, model: Model, preset: Preset | None, pictures: Sequence[Encoded]) -> str:
-    return key(
-        scope,
-        question,
-        model=model,
-        digests=[picture.digest for picture in pictures],
-        prompt=preset.digest if preset else "",
-        pipeline=PIPELINE_VERSION,
-    )
-
-
-def _head(request: ChatRequest, model: Model, preset: Preset | None) -> completion.Head:
+def _head(request: ChatRequest, model: Model, preset: Preset | None, pipeline: str) -> completion.Head:
     wanted = request.stream_options is not None and bool(request.stream_options.include_usage)
     prompt = preset.digest[:8] if preset else "none"
     return completion.Head(
         id=f"chatcmpl-{uuid.uuid4().hex}",
         created=int(time.time()),
         model=request.model,
-        system_fingerprint=f"{model.revision}-{prompt}-{PIPELINE_VERSION}",
+        system_fingerprint=f"{model.revision}-{prompt}-{pipeline}",
         include_usage=wanted,
     )
 

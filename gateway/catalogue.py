@@ -10,6 +10,7 @@ import msgspec
 import yarl
 from msgspec import Meta, Struct
 
+from gateway.images.plan import Filter, Rule, Sizing
 from gateway.values import Bytes, ConfigError, from_text
 
 EngineKind = Literal["blip", "vllm", "remote"]
@@ -19,8 +20,8 @@ MAX_MODEL_LEN: Mapping[EngineKind, int] = {"blip": 512}  # tokens, likewise; oth
 VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 ARGUMENT = re.compile(r"[a-z0-9][\w.-]*", re.ASCII)
 RESERVED_ARGUMENTS = {
-    "api-key", "exit-on-stdin-eof", "host", "max-pictures", "model", "port", "revision", "served-model-name", "source",
-    "uds",
+    "allowed-local-media-path", "api-key", "exit-on-stdin-eof", "host", "max-pictures", "model", "pictures", "port",
+    "revision", "served-model-name", "source", "uds",
 }  # fmt: skip
 
 Scalar = str | int | float | bool
@@ -39,10 +40,16 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     description: str | None = None
     memory: Bytes | None = None
     aliases: tuple[str, ...] | None = None
+    picture_rule: Rule | None = None
     picture_size: Annotated[int, Meta(ge=1)] | None = None
+    picture_filter: Filter | None = None
+    picture_tiles: Annotated[int, Meta(ge=1, le=100)] | None = None
+    picture_pixels: Annotated[int, Meta(ge=1)] | None = None
     max_pictures: Annotated[int, Meta(ge=1, le=100)] | None = None
     max_model_len: Annotated[int, Meta(ge=1)] | None = None
     special_tokens: tuple[Annotated[str, Meta(min_length=2)], ...] | None = None
+    tokenizer: Annotated[str, Meta(min_length=1)] | None = None
+    forms: tuple[Annotated[str, Meta(min_length=1)], ...] | None = None
     args: dict[str, Argument] | None = None
 
     def __post_init__(self) -> None:
@@ -61,10 +68,11 @@ class Model(Struct, frozen=True, kw_only=True):
     """A model that can be asked for.
 
     `source` is a folder or a hub name; for a remote engine, what the other server calls the model, at each of `urls`.
-    `api_key_env` names the environment variable with the key for them. `picture_size` is the side in pixels of what the
-    model sees, `max_model_len` counts the tokens of a prompt and its answer (None: as the engine says), `memory`
-    is what loading it takes. `special_tokens` are spellings that mean more than text to this model, `args` the engine's
-    own options.
+    `api_key_env` names the environment variable with the key for them. The fields that begin with `picture_` are the
+    model's way with pictures, see `Sizing`. `max_model_len` counts the tokens of a prompt and its answer (None: as the
+    engine says), `memory` is what loading it takes. `special_tokens` are spellings that mean more than text to this
+    model, `tokenizer` is a folder or a hub name where the source has none of its own, `forms` are those in which its
+    template can ask it, the usual one first, and `args` the engine's own options.
     """
 
     name: str
@@ -77,11 +85,24 @@ class Model(Struct, frozen=True, kw_only=True):
     description: str = ""
     memory: Bytes | None = None
     aliases: tuple[str, ...] = ()
-    picture_size: int | None = None
+    picture_rule: Rule | None = None
+    picture_size: int = 1024
+    picture_filter: Filter = "bicubic"
+    picture_tiles: int = 12
+    picture_pixels: int | None = None
     max_pictures: int = 1
     max_model_len: int | None = None
     special_tokens: tuple[str, ...] = ()
+    tokenizer: str | None = None
+    forms: tuple[str, ...] = ()
     args: dict[str, Argument] = msgspec.field(default_factory=dict[str, Argument])
+
+    @property
+    def sizing(self) -> Sizing:
+        """Its way with pictures."""
+        return Sizing(
+            self.picture_rule, self.picture_size, self.picture_filter, self.picture_tiles, self.picture_pixels
+        )
 
 
 def catalogue_file() -> Path:
@@ -118,14 +139,18 @@ def _bundled(entry: ModelConfig, folder: Path) -> ModelConfig:
 
 def _model(name: str, known: ModelConfig | None, configured: ModelConfig | None, origin: str) -> Model:
     fields: dict[str, Any] = {"name": name}
+    if known is not None and configured is not None and "mm-processor-kwargs" in map(_dashed, configured.args or ()):
+        # Under options of its own a model may see pictures in another way than the catalogue says.
+        known = msgspec.structs.replace(known, picture_rule=None, picture_size=None)
     for entry in (known, configured):
         if entry is not None:
             fields |= {key: value for key, value in msgspec.structs.asdict(entry).items() if value is not None}
     if fields.get("engine") == "remote":
         fields.setdefault("source", name)
     _check_complete(fields, origin)
-    if str(fields["source"]).startswith("~"):
-        fields["source"] = str(Path(fields["source"]).expanduser())
+    for key in ("source", "tokenizer"):
+        if str(fields.get(key)).startswith("~"):
+            fields[key] = str(Path(fields[key]).expanduser())
     fields["args"] = {_dashed(key): value for key, value in fields.get("args", {}).items()}
     if "max-model-len" in fields["args"]:  # vLLM's own name for it
         fields["max_model_len"] = fields["args"].pop("max-model-len")
@@ -147,6 +172,13 @@ def _check_complete(fields: Mapping[str, Any], origin: str) -> None:
         raise ConfigError(f"{place} is remote and has no 'urls'. Add urls = [\"http://its-host:8001/v1\"].")
     if not remote and (odd := [key for key in ("urls", "api_key_env") if fields.get(key)]):
         raise ConfigError(f"{place} has '{odd[0]}', which only a remote engine uses. Add engine = \"remote\".")
+    if fields["engine"] == "blip" and (odd := [key for key in ("tokenizer", "forms") if fields.get(key)]):
+        raise ConfigError(f"{place} has '{odd[0]}', of which BLIP's engine knows nothing. Remove it.")
+    if fields.get("picture_rule") == "multiples" and "picture_pixels" not in fields:
+        raise ConfigError(
+            f"{place} has picture_rule = \"multiples\" and no 'picture_pixels'. "
+            "Add the most pixels that its image processor lets through."
+        )
     if remote and fields.get("args"):
         raise ConfigError(f"{place} is remote and has 'args'. Set them where that engine is started.")
 

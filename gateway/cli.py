@@ -47,8 +47,9 @@ def serve(host: str | None, port: int | None, file: Path | None) -> None:
 @click.argument("pictures", nargs=-1, required=True)
 @click.option("--model", help="The model, a preset behind it if wanted: demo:alt_text. [default: the first preloaded]")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--verbose", is_flag=True, help="Say what was done to each picture before the model saw it.")
 @with_config
-def caption(pictures: tuple[str, ...], model: str | None, as_json: bool, file: Path | None) -> None:
+def caption(pictures: tuple[str, ...], model: str | None, as_json: bool, verbose: bool, file: Path | None) -> None:
     """Caption PICTURES, files or URLs, without a server."""
     config = _loaded(file, {})
     _log_to_stderr(logging.ERROR)
@@ -57,11 +58,11 @@ def caption(pictures: tuple[str, ...], model: str | None, as_json: bool, file: P
     chosen = model or next(iter(config.engines.preload), config.models[0].name)
     if chosen == "demo" and model is None:
         click.echo("(model demo: it knows drawn shapes; for photographs add --model blip-base)", err=True)
-    if not asyncio.run(_print_captions(config, chosen, pictures, as_json=as_json)):
+    if not asyncio.run(_print_captions(config, chosen, pictures, as_json=as_json, verbose=verbose)):
         sys.exit(1)
 
 
-async def _print_captions(config: Config, model: str, pictures: Sequence[str], *, as_json: bool) -> bool:
+async def _print_captions(config: Config, model: str, pictures: Sequence[str], *, as_json: bool, verbose: bool) -> bool:
     """Prints each caption as it comes; whether all pictures got one."""
     import msgspec  # noqa: PLC0415
 
@@ -73,8 +74,11 @@ async def _print_captions(config: Config, model: str, pictures: Sequence[str], *
         async for result in results:
             well = well and result.error is None
             if as_json:
-                click.echo(msgspec.json.encode(result))
-            elif result.error is not None:
+                click.echo(msgspec.json.encode(result if verbose else msgspec.structs.replace(result, image=None)))
+                continue
+            if verbose and result.image is not None:
+                click.echo(f"{result.source}: {result.image}", err=True)
+            if result.error is not None:
                 click.echo(f"{result.source[:200]}: {result.error}", err=True)
             else:
                 click.echo(f"{result.source}: {result.caption}" if len(pictures) > 1 else result.caption)
@@ -99,6 +103,25 @@ def check(file: Path | None) -> None:
         click.echo(_finding(finding, "WRONG" if wrong else "note "))
     if not well:
         sys.exit(1)
+
+
+@main.command()
+@click.argument("model")
+@click.option("--source", type=click.Path(path_type=Path), required=True, help="The checkpoint as it is published.")
+@click.option("--tokenizer", type=click.Path(path_type=Path), help="Its tokenizer, where that is another folder.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder to make; weights are linked.")
+def prepare(model: str, source: Path, tokenizer: Path | None, out: Path) -> None:
+    """Make a folder that vLLM can serve of a published checkpoint of MODEL, cogvlm-chat or cogvlm2-llama3-chat-19b.
+
+    Altgate does so by itself at the model's first start. This is for checking a checkpoint, or for one place for all.
+    """
+    from gateway import preparation  # noqa: PLC0415 - as above
+
+    try:
+        section = preparation.prepared(model, source, tokenizer, out)
+    except ConfigError as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(f"{out} is ready. In altgate.toml:\n\n{section}")
 
 
 @main.group()

@@ -18,12 +18,19 @@ from msgspec import Meta, Struct
 from gateway import routing
 from gateway.auth import Key, KeyConfig, keys
 from gateway.catalogue import MODEL_NAME, Model, ModelConfig, models
+from gateway.images.handover import Handover
+from gateway.images.plan import Resize
+from gateway.images.policy import host_rule
+from gateway.images.sniff import Format
+from gateway.images.url import UrlError
 from gateway.redis import address
 from gateway.values import Bytes, ConfigError, Seconds, from_text
 
 DEFAULT_FILE = Path("altgate.toml")
 ENVIRONMENT_PREFIX = "ALTGATE_"
 CLIENT_KEY = "ALTGATE_KEY"  # the key of our own commands that ask a running gateway; no setting
+
+_PROXY = re.compile(r"http://([^\s/?#@]+@)?[^\s/?#@:]+:[0-9]{1,5}/?")
 
 
 class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -41,13 +48,27 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class ImagesConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a picture may be and where it may be fetched from. `allowed_networks` opens private ranges, in CIDR."""
+    """What a picture may be and where it may be fetched from.
+
+    `min_rate` is in bytes a second. `allowed_networks` opens private ranges, in CIDR. Hosts are named one by one or, as
+    ".example.com", with all below; no `allowed_hosts` at all means every host. With a `proxy` nothing else is dialled.
+    """
 
     max_bytes: Bytes = Bytes(20 * 2**20)
     max_pixels: Annotated[int, Meta(ge=1)] = 50_000_000
+    max_decoded: Bytes = Bytes(1536 * 2**20)
+    decode_timeout: Seconds = Seconds(2)
+    formats: tuple[Format, ...] = ("jpeg", "png", "webp", "gif", "avif")
+    handover: Handover = "decoded"
+    resize: Resize = "fast"
     fetch_timeout: Seconds = Seconds(8)
+    connect_timeout: Seconds = Seconds(2)
+    min_rate: Bytes = Bytes(16_000)
     allowed_ports: tuple[Annotated[int, Meta(ge=1, le=65535)], ...] = (80, 443)
     allowed_networks: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
+    denied_hosts: tuple[str, ...] = ()
+    proxy: str | None = None
 
     def __post_init__(self) -> None:
         for network in self.allowed_networks:
@@ -55,6 +76,14 @@ class ImagesConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
                 ip_network(network)
             except ValueError:
                 raise ValueError(f"allowed_networks: {network!r} is no network such as '10.0.0.0/8'") from None
+        for key in ("allowed_hosts", "denied_hosts"):
+            for host in getattr(self, key):
+                try:
+                    host_rule(host)
+                except UrlError as fault:
+                    raise ValueError(f"{key}: {host!r} {fault}; wanted: 'img.example.com' or '.example.com'") from None
+        if self.proxy is not None and not _PROXY.fullmatch(self.proxy):
+            raise ValueError("proxy: a URL is wanted, such as 'http://proxy.example.com:3128'")
 
 
 class CacheConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

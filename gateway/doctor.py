@@ -11,9 +11,11 @@ from msgspec import Struct
 
 from gateway import inventory, prompts
 from gateway.config import Config
+from gateway.images.pool import Pool
 from gateway.redis import Link
 
 IMPORT_TIMEOUT = 120  # seconds
+START_TIMEOUT = 20  # seconds
 VERSIONS = "import torch, transformers; print(torch.__version__, transformers.__version__, torch.cuda.is_available())"
 
 
@@ -31,6 +33,7 @@ def findings(config: Config) -> Iterator[Finding]:
     yield Finding(f"configuration: {len(config.models)} models, {len(prompts.load())} presets, {len(config.keys)} keys")
     yield _port(config)
     yield _cache(config)
+    yield _sandbox(config)
     yield _transformers()
     for model in config.models:
         found = inventory.availability(model)
@@ -61,6 +64,29 @@ def _cache(config: Config) -> Finding:
 async def _answers(url: str) -> bool:
     async with Link(url) as link:
         return not link.is_down
+
+
+def _sandbox(config: Config) -> Finding:
+    """Starts a worker that decodes pictures, as the gateway does."""
+    what = "pictures are decoded in processes of their own"
+    try:
+        filtered = asyncio.run(_is_filtered(config))
+    except TimeoutError:
+        return Finding(
+            "the processes that decode pictures do not start", "reinstall altgate: Pillow cannot be imported"
+        )
+    if filtered:
+        return Finding(f"{what}, which the kernel keeps from all else")
+    remedy = "run on Linux (x86_64 or aarch64) and allow seccomp, so that a flaw in a decoder gives access to nothing"
+    return Finding(f"{what}, but the kernel does not keep those from files and the network", remedy, optional=True)
+
+
+async def _is_filtered(config: Config) -> bool:
+    async with (
+        asyncio.timeout(START_TIMEOUT),
+        Pool(config.images.formats, most_memory=config.images.max_decoded) as pool,
+    ):
+        return await pool.is_filtered()
 
 
 def _transformers() -> Finding:

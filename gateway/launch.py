@@ -8,8 +8,11 @@ import msgspec
 from gateway.catalogue import Argument, Model
 
 
-def command(model: Model, socket: str, *, max_pixels: int) -> list[str]:
-    """The command line of an engine of any kind: its module, the model's section and the socket's path."""
+def command(model: Model, socket: str, *, max_pixels: int, pictures: str | None = None) -> list[str]:
+    """The command line of an engine of any kind: its module, the model's section and the socket's path.
+
+    `pictures` is the folder out of which it may read pictures.
+    """
     return [
         sys.executable,
         "-m",
@@ -18,8 +21,9 @@ def command(model: Model, socket: str, *, max_pixels: int) -> list[str]:
         f"--source={model.source}",
         f"--revision={model.revision}",
         f"--uds={socket}",
+        *([f"--pictures={pictures}"] if pictures is not None else ()),
         "--exit-on-stdin-eof",
-        *(_bounds(model, max_pixels) if model.engine == "vllm" else ()),
+        *((*_bounds(model, max_pixels), *_tokenizer(model)) if model.engine == "vllm" else ()),
         *(word for key, value in model.args.items() for word in _option(key, value)),
     ]
 
@@ -35,6 +39,10 @@ def _bounds(model: Model, max_pixels: int) -> list[str]:
     """What the gateway lets through, for an engine that is to hold nothing else possible."""
     length = [f"--max-model-len={model.max_model_len}"] if model.max_model_len is not None else []
     return [*length, f"--max-pictures={model.max_pictures}", f"--max-pixels={max_pixels}"]
+
+
+def _tokenizer(model: Model) -> list[str]:
+    return [f"--tokenizer={model.tokenizer}"] if model.tokenizer is not None else []
 
 
 def _option(key: str, value: Argument) -> list[str]:

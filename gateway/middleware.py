@@ -32,6 +32,8 @@ from gateway.quota import Allowance, Books
 
 log = logging.getLogger("gateway.access")
 
+PICTURES = b"x-altgate-image"
+
 READABLE_TYPES = re.compile(
     r"(application/(json|[\w.+-]+\+json|octet-stream|x-www-form-urlencoded)|text/plain)\s*(;|$)", re.IGNORECASE
 )
@@ -74,7 +76,10 @@ class RequestId:
 
 
 class AccessLog:
-    """One line a request: method, path without its query, status, time, id, the key's name. No header, no body."""
+    """One line a request: method, path without its query, status, time, id, the key's name, what was done to pictures.
+
+    Never a header of the client's, and never a body.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -86,11 +91,13 @@ class AccessLog:
             return
         started = time.perf_counter()
         status = 499  # what is logged when the client left before there was an answer
+        pictures = ""
 
         async def watched(message: Message) -> None:
-            nonlocal status
+            nonlocal status, pictures
             if message["type"] == "http.response.start":
                 status = message["status"]
+                pictures = b"".join(value for name, value in message.get("headers", []) if name == PICTURES).decode()
             await send(message)
 
         try:
@@ -99,7 +106,8 @@ class AccessLog:
             took = (time.perf_counter() - started) * 1000
             path = scope["path"].encode("unicode_escape").decode()[:200]
             request_id, name = scope["state"].get("request_id"), caller_of(scope).key_id
-            log.info("%s %s %s %.1f ms %s %s", scope["method"], path, status, took, request_id, name or "-")
+            line = f"{scope['method']} {path} {status} {took:.1f} ms {request_id} {name or '-'} {pictures}"
+            log.info("%s", line.rstrip())
 
 
 class Attention:

@@ -21,12 +21,13 @@ PLACE = "messages[0].content[0].image_url.url"
 
 
 class Caption(Struct, frozen=True, omit_defaults=True):
-    """What became of one picture: its caption, or the sentence that says why there is none."""
+    """What became of one picture: its caption, or why there is none; `image` says what was done to it."""
 
     source: str
     model: str
     caption: str | None = None
     error: str | None = None
+    image: str | None = None
 
 
 async def captions(config: Config, model: str, sources: Sequence[str]) -> AsyncGenerator[Caption, None]:
@@ -55,7 +56,7 @@ async def _caption(captioner: Captioner, config: Config, model: str, source: str
             answer = await captioner.answer(job)
         except (GatewayError, OSError) as error:
             return Caption(_shown(source), model, error=_sentence(error))
-        return Caption(_shown(source), model, caption=answer.choices[0].message.content)
+        return Caption(_shown(source), model, caption=answer.choices[0].message.content, image=job.notes[0])
 
 
 def _shown(source: str) -> str:

@@ -27,13 +27,16 @@ from gateway.shared_quota import SharedBooks
 
 
 class Parts:
-    """Every part once, and the captioner that is made of them. They work inside `running`."""
+    """Every part once, and the captioner that is made of them. They work inside `running`.
 
-    def __init__(self, config: Config) -> None:
+    `port` is where the gateway listens, None where it does not.
+    """
+
+    def __init__(self, config: Config, *, port: int | None = None) -> None:
         self._folder = Path(tempfile.gettempdir()) / f"altgate-{secrets.token_hex(8)}"
         self._link = Link(config.cache.redis) if config.cache.redis is not None else None
         self.books = SharedBooks(self._link) if self._link is not None else LocalBooks()
-        self._fetcher = Fetcher(config.images)
+        self._fetcher = Fetcher(config.images, own_port=port)
         self._ingest = Ingest(self._fetcher, config.images)
         self._fleet = Fleet(max_loaded=config.engines.max_loaded, idle_timeout=config.engines.idle_timeout)
         self._engines = {
@@ -71,7 +74,7 @@ class Parts:
             return RemoteEngine(model, environ=os.environ, request_timeout=config.engines.request_timeout)
         return LocalEngine(
             model.name,
-            command(model, socket, max_pixels=config.images.max_pixels),
+            command(model, socket, max_pixels=config.images.max_pixels, pictures=str(self._ingest.shelf.folder)),
             socket,
             fleet=self._fleet,
             environ=environment(config.models, os.environ),

@@ -21,8 +21,8 @@ from gateway.reload import KeyFile
 def run(config: Config, key_file: KeyFile) -> None:
     """Serves until SIGINT or SIGTERM, then finishes what is under way within its limit."""
     listener = bound(config.server.host, config.server.port)
-    parts = Parts(config)
     port = listener.getsockname()[1]
+    parts = Parts(config, port=port)
     server = _Server(settings(create_app(config, parts, key_file), config))
     server.greeting = banner.text(config, parts.captioner.cache.description, port)
     signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))  # a terminal that closes

@@ -30,7 +30,7 @@ DONE = b"[DONE]"
 LONGEST_MESSAGE = 500  # characters
 LONGEST_LOGGED = 200  # of an engine's words, which may be a client's
 WORD = re.compile(r"[\w.\[\]-]{1,100}")
-PICTURES = re.compile(r"data:[^\s\"']*|[\w+/=-]{65,}")  # data URLs and whatever may be base64, but no digest
+PICTURES = re.compile(r"(?:data|file):[^\s\"']*|[\w+/=-]{65,}")  # and what may be base64, but no digest
 UNREADABLE = (ValueError, RecursionError)  # what msgspec raises: of what is no JSON, no UTF-8 or nested too deeply
 
 UNPRESENTABLE = re.compile(r"\n|…|0x[0-9a-f]{4}|<[\w.]+ object|pydantic|Traceback|\w+Error:|(^|[\s'\"=(])/[\w.-]+/")

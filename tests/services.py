@@ -68,9 +68,9 @@ class Server:
         self.base_url = f"{self.root}/v1"
 
     def engine_pids(self) -> list[int]:
-        """The process ids of its engines."""
+        """The process ids of its engines; it has other children as well."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-        return [int(pid) for pid in children.split()]
+        return [int(pid) for pid in children.split() if "engines." in Path(f"/proc/{pid}/cmdline").read_text()]
 
 
 @contextmanager

@@ -67,6 +67,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         default=False,
         help='leave a leading "arafed" in captions',
     )
+    parser.add_argument("--pictures", type=Path, help="the only folder that pictures are read out of (none)")
     parser.add_argument("--exit-on-stdin-eof", action="store_true", help="end when the parent's end of stdin closes")
     return parser.parse_args(arguments)
 
@@ -102,6 +103,7 @@ def load(options: argparse.Namespace, report: Report) -> Engine:
         max_batch=options.max_batch,
         max_queue=options.max_queue,
         keep_artefacts=options.keep_artefacts,
+        folder=options.pictures,
     )
 
 

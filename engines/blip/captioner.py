@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Final
 
 from engines.batcher import Batcher, Submission
@@ -19,10 +20,13 @@ DECODERS: Final = 2
 
 
 class Captioner:
-    """The BLIP engine as `serve` knows it. Close it when done."""
+    """The BLIP engine as `serve` knows it. Close it when done. Files of pictures are read out of `folder` alone."""
 
-    def __init__(self, model: BlipModel, *, max_batch: int, max_queue: int, keep_artefacts: bool) -> None:
+    def __init__(
+        self, model: BlipModel, *, max_batch: int, max_queue: int, keep_artefacts: bool, folder: Path | None = None
+    ) -> None:
         self._model = model
+        self._folder = folder
         self._keep_artefacts = keep_artefacts
         self._pictures = ThreadPoolExecutor(DECODERS, thread_name_prefix="pictures")
         self._batcher = Batcher[Job, Token](
@@ -63,7 +67,7 @@ class Captioner:
         self._pictures.shutdown()
 
     def _see(self, wanted: Wanted) -> Pixels:
-        return self._model.pixels(picture.decode(wanted.url, wanted.path))
+        return self._model.pixels(picture.decode(wanted.url, wanted.path, self._folder))
 
     def _prompt(self, wanted: Wanted) -> tuple[int, ...]:
         prompt = self._model.prompt_ids(wanted.beginning.text)

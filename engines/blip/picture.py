@@ -1,29 +1,34 @@
-"""A picture out of a data URL. Engines never fetch; behind the gateway a picture is an RGB PNG of its making."""
+"""A picture out of a data URL, or out of the one folder that pictures may be read from.
+
+Engines never fetch; behind the gateway a picture is an RGB PPM of its making.
+"""
 
 import base64
 import binascii
 import io
 import re
+from pathlib import Path
 from typing import Final
 
 from PIL import Image
 
 from gateway.wire import Fault
 
-FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF")
+FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "PPM")
 MAX_PIXELS: Final = 50_000_000
 
 _FETCHED = re.compile(r"https?:", re.IGNORECASE)
+_FILE = re.compile(r"file://(/[\w./-]+)", re.ASCII)
 _DATA = re.compile(r"data:[^,]{0,200};base64,", re.IGNORECASE)
 
 
-def decode(url: str, path: str) -> Image.Image:
-    """The picture in RGB, its first frame where it has several.
+def decode(url: str, path: str, folder: Path | None = None) -> Image.Image:
+    """The picture in RGB, its first frame where it has several. Files are read out of `folder` alone.
 
     Raises:
         Fault: there is no picture in the URL, it is too large or broken; `path` becomes its `param`.
     """
-    data = _bytes_of(url, path)
+    data = _bytes_of(url, path, folder)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
             if picture.width * picture.height > MAX_PIXELS:
@@ -49,7 +54,10 @@ def _too_large(path: str) -> Fault:
     )
 
 
-def _bytes_of(url: str, path: str) -> bytes:
+def _bytes_of(url: str, path: str, folder: Path | None) -> bytes:
+    file = _FILE.fullmatch(url)
+    if file and folder is not None:
+        return _read(folder, file[1], path)
     if _FETCHED.match(url):
         raise Fault(
             f"'{path}' is an address, and an engine fetches nothing. Send the picture as a base64 data URL, or "
@@ -67,4 +75,18 @@ def _bytes_of(url: str, path: str) -> bytes:
             "'data:image/png;base64,aW1nIGJ5dGVzIGhlcmU=').",
             param=path,
             code="invalid_value",
+        ) from None
+
+
+def _read(folder: Path, name: str, path: str) -> bytes:
+    file = Path(name)
+    try:
+        if file.parent != folder or ".." in file.parts or file.is_symlink():
+            raise PermissionError
+        return file.read_bytes()
+    except OSError:
+        raise Fault(
+            f"'{path}' is a file that is not there for this engine. Send the picture as a base64 data URL.",
+            param=path,
+            code="invalid_image_url",
         ) from None

@@ -126,7 +126,7 @@ def build_processor() -> BlipProcessor:
         image_mean=OPENAI_CLIP_MEAN,
         image_std=OPENAI_CLIP_STD,
     )
-    return BlipProcessor(image_processor, tokenizer)  # type: ignore[no-untyped-call]
+    return BlipProcessor(image_processor, tokenizer)
 
 
 def vocabulary() -> list[str]:

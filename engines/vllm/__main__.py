@@ -15,12 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from engines.loading import LoadError
-from engines.source import configuration, locate, spoken
+from engines.vllm.checkpoints import ensure_servable, ready
 from engines.vllm.command import Served, command, environment
 from engines.vllm.sentences import explained
 
 TAIL_LINES = 200  # a failed start of vLLM prints its cause first and then much else
-FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -29,18 +28,20 @@ def main(arguments: Sequence[str]) -> int:
     if options.exit_on_stdin_eof:
         threading.Thread(target=_end_with_the_gateway, daemon=True).start()
     try:
-        folder = locate(options.source, options.revision, _report, files=FILES)
-        config = configuration(folder, spoken(options.source))
+        checkpoint = ready(options.source, options.revision, options.tokenizer, os.environ, _report)
+        ensure_servable(checkpoint, options.max_model_len, own)
     except LoadError as error:
         return _failed(str(error))
     served = Served(
-        folder=folder,
-        kind=str(config.get("model_type")),
+        folder=checkpoint.folder,
+        tokenizer=checkpoint.tokenizer,
+        kind=str(checkpoint.config.get("model_type")),
         name=options.model,
         socket=options.uds,
         max_model_len=options.max_model_len,
         max_pictures=options.max_pictures,
         max_pixels=options.max_pixels,
+        pictures=options.pictures if options.pictures is not None and options.pictures.is_dir() else None,
         options=own,
     )
     options.uds.unlink(missing_ok=True)  # vLLM leaves its socket behind, and the next one stumbles over it
@@ -58,11 +59,13 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("--source", required=True, help="a folder with a checkpoint, or a name on the model hub")
     parser.add_argument("--revision", default="main", help="the hub's branch, tag or commit (%(default)s)")
+    parser.add_argument("--tokenizer", help="a folder with its tokenizer, or a name on the hub (the source's own)")
     parser.add_argument("--model", required=True, help="the name that requests call it by")
     parser.add_argument("--uds", type=Path, required=True, help="the Unix socket to listen on")
     parser.add_argument("--max-model-len", type=int, help="tokens of a prompt and its answer (the model's own)")
     parser.add_argument("--max-pictures", type=int, default=1, help="pictures in a request (%(default)s)")
     parser.add_argument("--max-pixels", type=int, default=50_000_000, help="pixels of a picture (%(default)s)")
+    parser.add_argument("--pictures", type=Path, help="the only folder that pictures are read out of (none)")
     parser.add_argument("--exit-on-stdin-eof", action="store_true", help="end when the parent's end of stdin closes")
     return parser.parse_known_args(arguments)
 

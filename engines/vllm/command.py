@@ -31,11 +31,13 @@ CHAT_TEMPLATES: Final[Mapping[str, Path]] = {  # for kinds of models that have n
 class Served(NamedTuple):
     """What is served: the folder of a checkpoint, the name that requests call it by, the Unix socket to listen on.
 
-    `kind` is the checkpoint's `model_type`; `max_model_len` is in tokens (None: the model's own), `max_pictures` per
-    request, `max_pixels` per picture; `options` are vLLM's own.
+    `tokenizer` is the folder of its tokenizer (None: the same), `kind` the checkpoint's `model_type`; `max_model_len`
+    is in tokens (None: the model's own), `max_pictures` per request, `max_pixels` per picture. Files of pictures
+    are read out of the folder `pictures` alone. `options` are vLLM's.
     """
 
     folder: Path
+    tokenizer: Path | None
     kind: str
     name: str
     socket: Path
@@ -43,6 +45,7 @@ class Served(NamedTuple):
     max_pictures: int
     max_pixels: int
     options: Sequence[str]
+    pictures: Path | None = None
 
 
 def command(served: Served) -> list[str]:
@@ -50,11 +53,13 @@ def command(served: Served) -> list[str]:
     return [
         *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
         f"--model={served.folder}",
+        *([f"--tokenizer={served.tokenizer}"] if served.tokenizer is not None else ()),
         f"--served-model-name={served.name}",
         f"--uds={served.socket}",
         *([f"--max-model-len={served.max_model_len}"] if served.max_model_len is not None else ()),
         f"--limit-mm-per-prompt={json.dumps({'image': served.max_pictures, 'video': 0, 'audio': 0})}",
         f"--allowed-media-domains={NOWHERE}",
+        *([f"--allowed-local-media-path={served.pictures}"] if served.pictures is not None else ()),
         f"--max-logprobs={MAX_LOGPROBS}",
         f"--max-num-queued-reqs={MAX_QUEUED}",
         f"--shutdown-timeout={DRAIN_SECONDS}",
@@ -73,12 +78,17 @@ def command(served: Served) -> list[str]:
     ]
 
 
+def cache_folder(given: Mapping[str, str]) -> Path:
+    """Where Altgate keeps what can be made again, by the environment."""
+    home = given.get("XDG_CACHE_HOME") or Path(given.get("HOME", "/tmp")) / ".cache"  # noqa: S108 - vLLM's own default
+    return Path(home) / "altgate"
+
+
 def environment(served: Served, given: Mapping[str, str]) -> dict[str, str]:
     """The environment, from the one given: offline, silent about itself, bounded."""
-    home = Path(given.get("XDG_CACHE_HOME") or Path(given.get("HOME", "/tmp")) / ".cache")  # noqa: S108 - vLLM's own default
     return {
         # Compiled kernels are code: not shared with whatever else runs vLLM on this machine.
-        "VLLM_CACHE_ROOT": str(home / "altgate" / "vllm"),
+        "VLLM_CACHE_ROOT": str(cache_folder(given) / "vllm"),
         "VLLM_XGRAMMAR_CACHE_MB": "128",
         **{name: value for name, value in given.items() if name not in CLOSED},
         "HF_HUB_OFFLINE": "1",

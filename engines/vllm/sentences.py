@@ -13,6 +13,9 @@ class _Cause(NamedTuple):
 # The first whose pattern stands in the log is told, so causes come before what follows from them.
 _CAUSES: Final = (
     _Cause(
+        pattern=r"Value ?Error[:,] cogvlm: (?P<detail>[^\n]{1,400}?)(?: \[type=|$)", sentence="{detail}"
+    ),  # our own model's words
+    _Cause(
         pattern=r"error: (?:unrecognized arguments|argument) *:? *(?P<detail>[\w .,=:-]{1,80})",
         sentence="the options of its engine, set as `args`, are wrong: {detail}",
     ),
@@ -54,7 +57,7 @@ def explained(lines: Iterable[str], code: int) -> str:
     """The sentence for a log's last lines and an exit code."""
     text = "\n".join(lines)
     for cause in _CAUSES:
-        if found := re.search(cause.pattern, text, re.IGNORECASE):
+        if found := re.search(cause.pattern, text, re.IGNORECASE | re.MULTILINE):
             return cause.sentence.format(**found.groupdict())
     if code < 0:
         return "vLLM was killed while it ran, as happens when memory runs out; free some or use less"

@@ -31,7 +31,7 @@ NOT_IN_KEY = {
 
 
 def key(
-    scope: str, request: wire.ChatRequest, *, model: Model, digests: Sequence[str], prompt: str, pipeline: int
+    scope: str, request: wire.ChatRequest, *, model: Model, digests: Sequence[str], prompt: str, pipeline: str
 ) -> str:
     """The key of a request: its scope, a colon, a digest.
 
@@ -41,7 +41,7 @@ def key(
         model: the model that will be asked. Its names are not in the key, its source and options are.
         digests: the pictures' digests, in order.
         prompt: the digest of the preset's file, empty without one.
-        pipeline: the version of our own processing of pictures.
+        pipeline: names our own processing of pictures.
     """
     fields = {name: value for name, value in msgspec.to_builtins(request).items() if name not in NOT_IN_KEY}
     turns = msgspec.to_builtins(request.messages)

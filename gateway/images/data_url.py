@@ -3,7 +3,7 @@
 The usual form takes the fast path of pybase64 (17 GB/s). What it refuses is read once more, tolerantly, in the forms
 that real clients send: without padding, in the URL-safe alphabet, with line breaks or spaces. Two decisions:
 
-- The media type is a label, and clients mislabel; it is not looked at. The bytes decide (`decode.sniff`).
+- The media type is a label, and clients mislabel; it is not looked at. The bytes decide (`sniff`).
 - Non-zero bits after the last byte ("QR==" for "QQ==") are accepted. A picture is known by the digest of its bytes, so
   the two spellings are one picture, in the cache as well.
 """
@@ -13,10 +13,12 @@ import re
 import pybase64
 
 from gateway.images import refusal
-from gateway.images.decode import sniff
+from gateway.images.shared import View
+from gateway.images.sniff import sniff
 
 _MAX_HEAD = 1024  # characters before the comma
 _DATA = re.compile(r"data:", re.IGNORECASE | re.ASCII)
+_LABEL = re.compile(r"data:image/(?:x-)?([a-z0-9]{1,10})[;,]", re.IGNORECASE | re.ASCII)
 _WHITE_SPACE = re.compile(r"[ \t\r\n]+")
 _URL_SAFE = str.maketrans("-_", "+/")
 
@@ -39,6 +41,17 @@ def decode(text: str, *, param: str, max_bytes: int) -> bytes:
     if sniff(data) is None:
         raise refusal.unknown_source(param)
     return data
+
+
+def label(text: str) -> str | None:
+    """The format that a data URL says it is, in upper case; None where it says nothing of a picture."""
+    found = _LABEL.match(text)
+    return found[1].upper() if found else None
+
+
+def encode(data: View, kind: str) -> str:
+    """The data URL of a picture of that kind, as it stands after "image/"."""
+    return f"data:image/{kind};base64,{pybase64.b64encode_as_string(data)}"
 
 
 def _decode_data_url(text: str, param: str, max_bytes: int) -> bytes:

@@ -1,27 +1,38 @@
-"""From what a client wrote to what an engine gets: `load` has the bytes, `normalize` makes them plain.
+"""From what a client wrote to what an engine gets: `load` has the bytes, `hand_over` makes them plain.
 
-Between the two lies the cache: a picture is known by the digest of its bytes, so most are never decoded.
+Between the two lies the cache: a picture is known by the digest of its bytes, so most are never decoded. What can be
+told from a picture's header is refused before.
 """
 
-import asyncio
 import hashlib
-import os
+import math
 import re
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.util import find_spec
 from types import TracebackType
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from gateway.config import ImagesConfig
-from gateway.images import data_url, normalize
-from gateway.images.decode import Format, require_format
+from gateway.images import data_url, encode, handover, plan, refusal
+from gateway.images.aside import aside
+from gateway.images.budget import Budget
+from gateway.images.encode import Form
+from gateway.images.header import Header, HeaderError, read
+from gateway.images.plan import Plan, Sizing
+from gateway.images.pool import NoRoom, NotDecoded, Pool
+from gateway.images.shared import Memory
+from gateway.images.shelf import Lease, Place, Shelf
+from gateway.images.sniff import Format, recognise, sniff
+from gateway.images.task import Reason, Task
+
+MAX_RATIO = 100  # longer side to shorter; no model makes sense of more, and some fail on it
 
 _REMOTE = re.compile(r"https?:", re.IGNORECASE | re.ASCII)
-_INLINE = 256 * 2**10  # bytes; work on less takes well under a millisecond, less than a thread's round trip is worth
-
-T = TypeVar("T")
+_UNHURRIED = 25_000_000  # pixels for which a decoder gets as much time again
+_MEDIA_TYPES: dict[Form, str] = {"png": "png", "bmp": "bmp", "ppm": "x-portable-pixmap"}
+_EXTRAS: dict[Format, str] = {"heic": "pillow_heif"}  # modules that are not installed with us
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +41,7 @@ class Encoded:
 
     data: bytes = field(repr=False)
     digest: str
-    format: Format
+    header: Header
 
 
 class Source(Protocol):
@@ -41,61 +52,150 @@ class Source(Protocol):
 
 
 class Ingest:
-    """Loads and normalises pictures, as many at once as there are processors; the others wait in line.
+    """Loads pictures and hands them over, decoded by the pool. Use it as an async context manager.
 
-    The event loop is never blocked. Leaving it as an async context manager gives its threads back.
+    The event loop is never held up.
     """
 
-    def __init__(self, fetcher: Source, config: ImagesConfig) -> None:
+    def __init__(
+        self, fetcher: Source, config: ImagesConfig, *, workers: int | None = None, shelf: Shelf | None = None
+    ) -> None:
         self._fetcher = fetcher
         self._config = config
-        # Threads of its own, not a semaphore: one that is given up while it decodes still counts.
-        self._decoders = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode")
+        self._formats = [kind for kind in config.formats if kind not in _EXTRAS or find_spec(_EXTRAS[kind])]
+        self.pool = Pool(self._formats, most_memory=config.max_decoded, workers=workers)
+        self.shelf = shelf or Shelf()
 
     async def __aenter__(self) -> "Ingest":
+        self.shelf.__enter__()
+        await self.pool.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._decoders.shutdown(wait=False, cancel_futures=True)
+        await self.pool.__aexit__(kind, error, trace)
+        self.shelf.__exit__(kind, error, trace)
+
+    @property
+    def pipeline(self) -> str:
+        """Names everything of ours that shapes what engines get to see, for keys of answers and names of pictures."""
+        name = plan.pipeline(self._config.resize)
+        return name if self._config.handover == "decoded" else f"{name}-{self._config.handover}"
 
     async def load(self, url: str, *, param: str) -> Encoded:
         """The picture that `url` leads to or holds: an http(s) URL, a data URL or bare base64.
 
         Raises:
-            PictureError: it cannot be had, is over `max_bytes` or in no accepted format; at `param`.
+            PictureError: it cannot be had, is in no format that is read, over a limit or damaged; at `param`.
         """
         data = await self._read(url, param)
-        kind = require_format(data, param=param)
-        digest = await _aside(len(data), partial(_digest, data))
-        return Encoded(data=data, digest=digest, format=kind)
+        if sniff(data) not in self._formats:
+            raise self._not_read(data, url, param)
+        try:
+            header = read(data)
+        except HeaderError:
+            raise refusal.damaged(param) from None
+        self._check_size(header, param)
+        digest = await aside(len(data), partial(_digest, data))
+        return Encoded(data=data, digest=digest, header=header)
 
-    async def normalize(self, encoded: Encoded, *, floor: int | None, param: str) -> bytes:
-        """The picture as a plain PNG; see `normalize.normalize`.
+    def note(self, encoded: Encoded, sizing: Sizing) -> str:
+        """What is done to the picture for a model of that sizing, in a line."""
+        if self._stays(encoded.header, sizing):
+            width, height = encoded.header.size
+            return f"{width}x{height} {encoded.header.format} original"
+        return plan.note(encoded.header, self._plan(encoded.header, sizing), self._config.resize)
+
+    def lease(self, *, here: bool) -> Lease:
+        """What a request needs for handing over its pictures, while its engine works; `here` says on this machine."""
+        half = Budget(self._config.max_decoded // 2)  # so that others get through as well
+        return Lease(half, self.shelf if here else None)
+
+    async def hand_over(self, encoded: Encoded, sizing: Sizing, lease: Lease, *, param: str) -> str:
+        """The picture as a URL for an engine: of a file in memory for one of this machine, else with the data in it.
 
         Raises:
-            PictureError: `image_too_large` or `image_parse_error`, at `param`.
+            PictureError: it cannot be decoded, or not with the time and memory that its size allows; at `param`.
+            Overloaded: there was no memory for it, or no worker, in time.
         """
-        work = partial(
-            normalize.normalize,
-            encoded.data,
-            encoded.format,
-            floor=floor,
-            max_pixels=self._config.max_pixels,
-            param=param,
-        )
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
+        header, data = encoded.header, encoded.data
+        if self._stays(header, sizing):
+            return await aside(len(data), partial(data_url.encode, data, header.format))
+        # For an engine of ours, what costs both sides the least: pixels as they are. Else what every server reads.
+        task = self._task(encoded, self._plan(header, sizing), "ppm" if lease.shelf is not None else "png")
+        if task.memory > self._config.max_decoded:
+            raise refusal.too_laborious(param, "memory")
+        try:
+            async with lease.share.reserved(task.memory):
+                return await self._decoded(task, encoded, lease)
+        except NotDecoded as fault:
+            raise _refused(fault.reason, param) from fault
+
+    # --- the steps ---
+
+    async def _decoded(self, task: Task, encoded: Encoded, lease: Lease) -> str:
+        shelf = lease.shelf
+        if shelf is not None and shelf.ready:
+            name = f"{encoded.digest}-{task.name}.{task.form}"
+            if shelf.has(name):
+                return lease.take(name)
+            with suppress(NoRoom):  # containers have little of that memory; other memory does as well
+                return await self.pool.decode(
+                    task, encoded.data, encoded.digest, partial(Place, lease, shelf.folder, name)
+                )
+        decoded = await self.pool.decode(task, encoded.data, encoded.digest, Memory)
+        return await aside(len(decoded), partial(data_url.encode, decoded, _MEDIA_TYPES[task.form]))
 
     async def _read(self, url: str, param: str) -> bytes:
         if _REMOTE.match(url):
             return await self._fetcher.fetch(url, param=param)
-        return await _aside(len(url), partial(data_url.decode, url, param=param, max_bytes=self._config.max_bytes))
+        return await aside(len(url), partial(data_url.decode, url, param=param, max_bytes=self._config.max_bytes))
+
+    def _not_read(self, data: bytes, url: str, param: str) -> Exception:
+        found = recognise(data) or "no picture, or in a format that is not known"
+        label = data_url.label(url)
+        if _REMOTE.match(url):
+            sentence = f"The URL at '{param}' returned {found}"
+        elif label is not None:
+            sentence = f"The label at '{param}' says {label}, but the bytes are {found}"
+        else:
+            sentence = f"The bytes at '{param}' are {found}"
+        return refusal.not_read(param, sentence, self._formats, self._advice(sniff(data)))
+
+    def _advice(self, kind: Format | None) -> str:
+        if kind is None:
+            return ""
+        if kind in self._config.formats:
+            return f", or have 'altgate[{kind}]' installed on the server"
+        return f', or have it enabled on the server: images.formats = [..., "{kind}"]'
+
+    def _check_size(self, header: Header, param: str) -> None:
+        short, long = sorted(header.size)
+        if short * long > self._config.max_pixels:
+            raise refusal.too_many_pixels(param, header.size, self._config.max_pixels)
+        if long > MAX_RATIO * short:
+            raise refusal.too_oblong(param, header.size, MAX_RATIO)
+
+    def _stays(self, header: Header, sizing: Sizing) -> bool:
+        return self._config.handover == "original" and handover.is_plain(header, sizing)
+
+    def _plan(self, header: Header, sizing: Sizing) -> Plan:
+        return plan.plan(header, sizing, self._config.resize)
+
+    def _task(self, encoded: Encoded, wanted: Plan, form: Form) -> Task:
+        header, room = encoded.header, encode.length(form, wanted.size)
+        seconds = self._config.decode_timeout * (1 + math.prod(header.size) / _UNHURRIED)
+        memory = plan.decoded_bytes(header, wanted) + 2 * (len(encoded.data) + room)  # shared, and the worker's own
+        return Task(header.format, wanted, form, len(encoded.data), room, memory, seconds)
 
 
-async def _aside(size: int, work: Callable[[], T]) -> T:
-    """Does the work on `size` bytes, in a thread if it is long."""
-    return work() if size <= _INLINE else await asyncio.to_thread(work)
+def _refused(reason: Reason, param: str) -> Exception:
+    match reason:
+        case "time" | "memory":
+            return refusal.too_laborious(param, reason)
+        case "deadly" | "damaged":
+            return refusal.damaged(param)
 
 
 def _digest(data: bytes) -> str:

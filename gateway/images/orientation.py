@@ -9,6 +9,7 @@ Source: Exif 2.32 (CIPA DC-008), 4.6.4 A, tag 274; TIFF 6.0, section 2.
 import struct
 
 UPRIGHT = 1
+TURNED = 5  # from here on, width and height change places
 
 _TAG = 0x0112
 _SHORT = 3

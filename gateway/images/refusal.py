@@ -4,12 +4,15 @@ They name the field, the cause and the remedy, and never hold a library's words,
 Codes: OpenAI's vocabulary for image errors.
 """
 
+from collections.abc import Sequence
+
 from gateway.errors import PictureError
+from gateway.images.sniff import NAMES, Format
 
 _FORMS = (
     "an http(s) URL, a data URL such as 'data:image/png;base64,aW1nIGJ5dGVzIGhlcmU=', or the bare base64 of a picture"
 )
-_FORMATS = "JPEG, PNG, WebP or GIF"
+_FORMATS = "JPEG, PNG, WebP, GIF or AVIF"
 
 
 def unreachable(param: str) -> PictureError:
@@ -82,20 +85,27 @@ def too_oblong(param: str, size: tuple[int, int], limit: int) -> PictureError:
     )
 
 
-def not_a_picture(param: str, found: str | None) -> PictureError:
-    """The bytes are in no format that is read; `found` names what they are, where that can be told."""
-    cause = f"is {found}" if found else "is in a format that is not read"
-    return PictureError(
-        f"The picture at '{param}' {cause}. Send a {_FORMATS}.",
-        param=param,
-        code="invalid_image_format",
-    )
+def not_read(param: str, found: str, formats: Sequence[Format], advice: str = "") -> PictureError:
+    """The bytes are in no format of `formats`. `found` begins the sentence and says what they are instead."""
+    *most, last = [NAMES[kind] for kind in formats]
+    accepted = f"{', '.join(most)} or {last}" if most else last
+    return PictureError(f"{found}. Send a {accepted}{advice}.", param=param, code="invalid_image_format")
 
 
 def damaged(param: str) -> PictureError:
     """The format is right, but the picture in it cannot be decoded."""
     return PictureError(
         f"The picture at '{param}' is damaged: it is cut off or cannot be decoded. Send an intact file.",
+        param=param,
+        code="image_parse_error",
+    )
+
+
+def too_laborious(param: str, what: str) -> PictureError:
+    """The picture takes more to decode than its size allows; `what` of, such as "memory"."""
+    return PictureError(
+        f"The picture at '{param}' takes too much {what} to decode. Send it in a simpler form, such as a plain JPEG, "
+        "or smaller.",
         param=param,
         code="image_parse_error",
     )

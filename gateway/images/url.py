@@ -27,7 +27,10 @@ class UrlError(ValueError):
 
 
 class Target(Struct, frozen=True):
-    """Where to fetch from. `host` is ASCII and lower-case; `address` is set when the host is an IP address."""
+    """Where to fetch from. `host` is ASCII and lower-case.
+
+    `address` is set when the host is an IP address, or stands for one whatever the DNS says, as `localhost` does.
+    """
 
     scheme: Scheme
     host: str
@@ -52,6 +55,8 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _FORBIDDEN = re.compile(r"[\x00-\x20\x7f-\x9f\\\s\ud800-\udfff]")
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _NUMERIC = re.compile(r"(?:^|\.)(?:[0-9]+|0x[0-9a-f]*)\.?$")
+_LOCAL = re.compile(r"(?:^|\.)localhost\.?$")  # RFC 6761: loopback by definition, and never asked for
+_LOOPBACK = IPv4Address("127.0.0.1")
 _STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _UNQUOTED = "%/:@!$&'()*+,;=-._~?[]"
 _MAX_NAME = 253
@@ -110,7 +115,7 @@ def _parse_authority(authority: str) -> tuple[str, Address | None, int | None]:
     found = _AUTHORITY.fullmatch(authority)
     if not found:
         raise UrlError("has a host that cannot be read")
-    host, address = _parse_host(found["host"])
+    host, address = parse_host(found["host"])
     return host, address, _parse_port(found["port"]) if found["colon"] else None
 
 
@@ -120,7 +125,12 @@ def _parse_port(text: str) -> int:
     return int(text)
 
 
-def _parse_host(text: str) -> tuple[str, Address | None]:
+def parse_host(text: str) -> tuple[str, Address | None]:
+    """A host as URLs have it, in ASCII and lower-case, with its address where it needs no lookup.
+
+    Raises:
+        UrlError: it is outside the grammar.
+    """
     if text.startswith("["):
         address = _parse_v6(text[1:-1])
         return str(address), address
@@ -133,7 +143,7 @@ def _parse_host(text: str) -> tuple[str, Address | None]:
         return name, _parse_v4(name)
     if len(name) > _MAX_NAME:
         raise UrlError(f"has a host of more than {_MAX_NAME} characters")
-    return name, None
+    return name, _LOOPBACK if _LOCAL.search(name) else None
 
 
 def _parse_label(label: str) -> str:

@@ -125,6 +125,8 @@ def _headers(job: Job, body: bytes) -> dict[str, str]:
     headers: dict[str, str] = {"x-altgate-cache": job.cache, **directives.applied(job.wait)}
     if job.age is not None:
         headers["age"] = str(job.age)
+    if job.notes:
+        headers["x-altgate-image"] = ", ".join(job.notes)
     # A name that could break a header is not repeated in one.
     ignored = [name for name in wire.unknown_fields(body) if re.fullmatch(r"[\w.-]{1,64}", name, re.ASCII)]
     if ignored:

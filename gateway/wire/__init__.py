@@ -59,6 +59,7 @@ from gateway.wire.requests import (
     ResponseFormat,
     Role,
     StreamOptions,
+    TemplateArguments,
     TextPart,
     pictures_of,
 )
@@ -123,6 +124,7 @@ __all__ = [
     "Role",
     "Standing",
     "StreamOptions",
+    "TemplateArguments",
     "TextPart",
     "TokenLogprob",
     "Tool",

@@ -57,7 +57,7 @@ def decode_request(body: bytes) -> ChatRequest:
 
 def unknown_fields(body: bytes) -> list[str]:
     """The request's top-level fields that Altgate does not know, hence ignores."""
-    return sorted(set(_decode_keys(body)) - set(ChatRequest.__struct_fields__))
+    return sorted(set(_decode_keys(body)) - set(_IncomingRequest.__struct_fields__))
 
 
 class _Source(Struct, frozen=True):

@@ -78,10 +78,18 @@ class AltgateOptions(Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
     """Altgate's own request field, `altgate`.
 
     `task` names a preset of `prompts/`. `prefix` is how the caption shall begin, for models that continue a text.
+    `form` is one of those in which the model can be asked, where there are several.
     """
 
     task: str | None = None
     prefix: str | None = None
+    form: str | None = None
+
+
+class TemplateArguments(Struct, frozen=True, omit_defaults=True):
+    """What a chat template is told beside the messages; ours to set, never read from a client."""
+
+    form: str
 
 
 class Options(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -129,6 +137,7 @@ class ChatRequest(Options, frozen=True, kw_only=True, omit_defaults=True):
 
     messages: list[Message]
     response_format: ResponseFormat | None = None
+    chat_template_kwargs: TemplateArguments | None = None
 
 
 def pictures_of(request: ChatRequest) -> list[tuple[str, PicturePart]]:

@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import pytest
@@ -65,7 +66,7 @@ def test_two_engines_elsewhere_serve_one_model(tmp_path: Path, ports: list[int])
             assert send(server, "GET", "/v1/models/away").json()["status"] == "ready"
 
 
-def _asked(number: int) -> dict[str, object]:
+def _asked(number: int) -> dict[str, Any]:
     return {"model": "away", "messages": [message(data_url(pictures.png(SCENES[number])))]}
 
 

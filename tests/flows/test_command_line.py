@@ -72,6 +72,16 @@ def test_caption_prints_json_lines(tmp_path: Path, known: Known) -> None:
     assert done.returncode == 1
 
 
+def test_caption_says_what_was_done_to_pictures(tmp_path: Path, known: Known) -> None:
+    """With --verbose, on stderr; the caption alone stands on stdout."""
+    (tmp_path / "a.png").write_bytes(known[0][0])
+
+    done = altgate("caption", "--verbose", "a.png", cwd=tmp_path)
+
+    assert done.stdout == f"{known[0][1]}\n"
+    assert "a.png: 192x192 png -> 96x96 fast" in done.stderr.splitlines()
+
+
 def test_caption_reads_no_more_than_it_may_and_speaks_of_files(tmp_path: Path) -> None:
     """What has no end is refused at the limit, what has no name in UTF-8 is named all the same."""
     odd = os.fsdecode(b"bad\xff.html")

@@ -87,6 +87,7 @@ ALLOWED = {
     *wire.ChatRequest.__struct_fields__,
     *("role", "content", "name", "tool_calls", "tool_call_id", "type", "text", "image_url", "url", "detail", "uuid"),
     *("id", "function", "arguments", "description", "parameters", "strict", "json_schema", "schema", "include_usage"),
+    "form",
 }
 
 
@@ -137,7 +138,7 @@ def test_no_private_field_reaches_an_engine_from_any_place(engine: EngineKind) -
     )
 
     upstream = asked.upstream(hostile, model(engine), None)
-    sent = asked.with_pictures(upstream, model(engine), iter([("digest", b"png")]))
+    sent = asked.with_pictures(upstream, model(engine), iter([("digest", "data:image/png;base64,cG5n")]))
 
     assert keys(body(sent)) <= ALLOWED
     assert b"secret" not in wire.encode(sent)
@@ -153,7 +154,7 @@ def test_a_picture_has_a_name_of_ours_for_the_same_pixels(engine: EngineKind) ->
     )
 
     def uuid(digest: str, **fields: Any) -> str:
-        sent = asked.with_pictures(mine, model(engine, **fields), iter([(digest, b"png")]))
+        sent = asked.with_pictures(mine, model(engine, **fields), iter([(digest, "data:image/png;base64,cG5n")]))
         [(_, picture)] = wire.pictures_of(sent)
         assert picture.image_url.url == "data:image/png;base64,cG5n"
         return picture.uuid or ""
@@ -290,6 +291,42 @@ def test_the_only_tool_that_must_be_called_is_called_by_name() -> None:
     sent = body(asked.upstream(request(**FORCED), model("vllm"), None))
 
     assert sent["tool_choice"] == {"type": "function", "function": {"name": "f"}}
+
+
+@pytest.mark.parametrize("engine", INSTRUCTED)
+@pytest.mark.parametrize(
+    ("fields", "form"),
+    [
+        ({}, "chat"),
+        ({"altgate": {"form": "chat"}}, "chat"),
+        ({"altgate": {"form": "vqa"}}, "vqa"),
+        ({"chat_template_kwargs": {"form": "vqa", "x": "secret"}}, "chat"),
+    ],
+)
+def test_a_model_of_several_forms_is_told_which(engine: EngineKind, fields: dict[str, Any], form: str) -> None:
+    """The client's, or the first; to the engine's template alone, which hears nothing else from a client."""
+    sent = body(asked.upstream(request(**fields), model(engine, forms=("chat", "vqa")), None))
+
+    assert sent["chat_template_kwargs"] == {"form": form}
+    assert "altgate" not in sent
+
+
+def test_a_form_that_a_model_does_not_have_is_refused() -> None:
+    """With those that it has."""
+    for form in ("base", ""):
+        with pytest.raises(InvalidRequest, match=r"the forms of 'm' are 'chat', 'vqa'\.") as caught:
+            asked.upstream(request(altgate={"form": form}), model("vllm", forms=("chat", "vqa")), None)
+        assert (caught.value.param, caught.value.code) == ("altgate.form", "invalid_value")
+
+
+@pytest.mark.parametrize("engine", ["blip", "vllm", "remote"])
+def test_a_model_of_one_form_cannot_be_asked_in_others(engine: EngineKind) -> None:
+    """It is refused, not ignored; and its template is told nothing."""
+    with pytest.raises(UnsupportedParameter, match="has only one") as caught:
+        asked.upstream(request(altgate={"form": "vqa"}), model(engine), None)
+
+    assert caught.value.param == "altgate.form"
+    assert "chat_template_kwargs" not in body(asked.upstream(request(), model(engine), None))
 
 
 @pytest.mark.parametrize("engine", INSTRUCTED)

@@ -177,15 +177,18 @@ async def altgate(site: Site) -> AsyncIterator[Callable[..., Altgate]]:
 Make = Callable[..., Altgate]
 
 
-async def test_an_engine_gets_the_picture_under_a_name_of_ours(altgate: Make) -> None:
-    """As a PNG that we wrote, with the words around it; the answer comes back under the client's model name."""
+@pytest.mark.parametrize(
+    ("kind", "begins"), [("vllm", "file:///dev/shm/altgate-pictures-"), ("remote", "data:image/png;base64,iVBOR")]
+)
+async def test_an_engine_gets_the_picture_under_a_name_of_ours(altgate: Make, kind: EngineKind, begins: str) -> None:
+    """As pixels that we wrote, with the words around it; the answer comes back under the client's model name."""
     engine = FakeEngine(answer("a cat"))
 
-    _, choice = await altgate(engine).answer()
+    _, choice = await altgate(engine, kind).answer()
 
     assert choice.message.content == "a cat"
     [(_, part)] = wire.pictures_of(engine.asked[0])
-    assert part.image_url.url.startswith("data:image/png;base64,iVBOR")
+    assert part.image_url.url.startswith(begins)
     assert engine.asked[0].temperature == 0
 
 
@@ -358,13 +361,13 @@ async def test_pictures_are_decoded_when_the_engine_is_there(
 ) -> None:
     """Until then a request holds what the client sent: decoded, a picture may take a hundred times as much."""
     decoded: list[str] = []
-    normalize = Ingest.normalize
+    hand_over = Ingest.hand_over
 
-    async def noted(ingest: Ingest, encoded: Encoded, **fields: Any) -> bytes:
+    async def noted(ingest: Ingest, encoded: Encoded, *settings: Any, **fields: Any) -> str:
         decoded.append(encoded.digest)
-        return await normalize(ingest, encoded, **fields)
+        return await hand_over(ingest, encoded, *settings, **fields)
 
-    monkeypatch.setattr(Ingest, "normalize", noted)
+    monkeypatch.setattr(Ingest, "hand_over", noted)
     engine = FakeEngine(answer("a cat"), chunks({"content": "a cat"}))
     engine.there.clear()
     made = altgate(engine)

@@ -22,7 +22,7 @@ SECTIONS: Mapping[str, type[msgspec.Struct]] = {
     "engines": config.EnginesConfig,
 }
 
-UNSET = {"redis", "idle_timeout"}  # what is off has no value, and stands in the example as a comment
+UNSET = {"redis", "idle_timeout", "proxy"}  # what is off has no value, and stands in the example as a comment
 
 
 def written(folder: Path, text: str) -> Path:
@@ -163,6 +163,17 @@ def test_a_model_elsewhere_needs_its_address_alone(tmp_path: Path) -> None:
     assert model.urls == ("http://gpu-1:8001/v1", "https://gpu-2/v1")
 
 
+def test_a_model_keeps_its_tokenizer_and_forms_under_options_of_ones_own(tmp_path: Path) -> None:
+    """They are no options of vLLM's: whoever sets those, or another source, need not repeat them."""
+    text = '[models.cogvlm-chat]\nsource = "/prepared"\nargs = { max-num-seqs = 4 }\n[models.ours]\n'
+    text += 'engine = "vllm"\nsource = "/x"\ntokenizer = "~/words"'
+    models = {model.name: model for model in load(written(tmp_path, text), {}, {}).models}
+
+    assert (models["cogvlm-chat"].tokenizer, models["cogvlm-chat"].forms) == ("lmsys/vicuna-7b-v1.5", ("chat", "vqa"))
+    assert models["cogvlm-chat"].max_pictures == 1
+    assert models["ours"].tokenizer == str(Path("~/words").expanduser())
+
+
 def test_what_a_model_is_can_be_told(tmp_path: Path) -> None:
     """The memory that it takes, its pictures, and the spellings that mean more than text to it."""
     text = """
@@ -250,6 +261,8 @@ def test_a_model_of_ones_own_is_added(tmp_path: Path) -> None:
         ("[models.demo]\nargs = { served_model_name = 'x' }", ["models.demo", "'served-model-name'", "gateway itself"]),
         ('[models.demo]\nmemory = "much"', ["models.demo", "memory", "20MB"]),
         ("[models.demo]\nmax_pictures = 0", ["models.demo", "max_pictures"]),
+        ('[models.demo]\nforms = ["vqa"]', ["models.demo", "'forms'", "Remove it"]),
+        ('[models.demo]\ntokenizer = "x"', ["models.demo", "'tokenizer'", "Remove it"]),
         ('[models.demo]\nspecial_tokens = ["<"]', ["models.demo", "special_tokens"]),
     ],
 )
@@ -423,3 +436,32 @@ def test_a_context_that_nobody_sets_is_left_to_the_engine(tmp_path: Path) -> Non
     lengths = {model.name: model.max_model_len for model in load(written(tmp_path, settings), {}, {}).models}
 
     assert (lengths["x"], lengths["ours"], lengths["old"]) == (None, None, 512)
+
+
+def test_every_model_of_the_catalogue_says_what_it_makes_of_pictures() -> None:
+    """So that pictures are brought to just that."""
+    for model in load(None, {}, {}).models:
+        assert model.sizing.rule in {"square", "tiles", "multiples"}, model.name
+        assert model.sizing.side == model.picture_size
+
+
+def test_under_options_of_its_own_a_model_may_see_otherwise(tmp_path: Path) -> None:
+    """Then the catalogue's word on pictures does not count any more; what the same file says does."""
+    options = '[models."gemma-3-4b"]\nargs = { mm_processor_kwargs = { do_pan_and_scan = true } }\n'
+    unknown, told = (
+        next(model.sizing for model in load(written(tmp_path, text), {}, {}).models if model.name == "gemma-3-4b")
+        for text in (options, options + 'picture_rule = "square"\npicture_size = 448')
+    )
+
+    assert (unknown.rule, unknown.side) == (None, 1024)
+    assert (told.rule, told.side) == ("square", 448)
+
+
+def test_multiples_need_their_most_pixels(tmp_path: Path) -> None:
+    """Without it nobody could say what such a model makes of a large picture."""
+    rule = REMOTE + 'picture_rule = "multiples"\npicture_size = 28\n'
+
+    with pytest.raises(ConfigError, match="Add the most pixels"):
+        load(written(tmp_path, rule), {}, {})
+    sizing = load(written(tmp_path, rule + "picture_pixels = 1003520"), {}, {}).models[-1].sizing
+    assert (sizing.rule, sizing.side, sizing.pixels) == ("multiples", 28, 1003520)

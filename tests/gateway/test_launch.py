@@ -34,6 +34,20 @@ def test_vllm_is_told_what_the_gateway_lets_through() -> None:
     assert {"--max-model-len=4096", "--max-pictures=3", "--max-pixels=1000"} <= set(words)
 
 
+def test_engines_are_told_where_pictures_lie() -> None:
+    """Where the gateway puts them as files."""
+    for model in (BLIP, VLLM):
+        assert "--pictures=/shm/x" in command(model, "/run/0.sock", max_pixels=1, pictures="/shm/x")
+
+
+def test_vllm_is_told_where_the_tokenizer_is() -> None:
+    """Where a model has one of its own, and not otherwise."""
+    model = Model(name="m", engine="vllm", source="s", tokenizer="org/words", args={"x": 1})
+
+    assert command(model, "/run/0.sock", max_pixels=1)[-2:] == ["--tokenizer=org/words", "--x=1"]
+    assert not [word for word in command(VLLM, "/run/0.sock", max_pixels=1) if word.startswith("--tokenizer")]
+
+
 def test_options_are_written_as_a_command_line_has_them() -> None:
     """A truth value as a flag or its opposite, a list as words, a table as JSON; a value never becomes an option."""
     args = {"a": True, "b": False, "c": ["x", 1], "d": {"k": [1, {"n": "ü"}]}, "e": "--model=other", "f": 0.5}

@@ -4,6 +4,7 @@ import base64
 import io
 import struct
 import zlib
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -34,8 +35,8 @@ def png_header(width: int, height: int) -> bytes:
     )
 
 
-@pytest.mark.parametrize("format_", ["PNG", "JPEG", "WEBP", "GIF"])
-def test_the_four_formats_are_read_whatever_their_label(format_: str) -> None:
+@pytest.mark.parametrize("format_", ["PNG", "JPEG", "WEBP", "GIF", "PPM"])
+def test_the_formats_are_read_whatever_their_label(format_: str) -> None:
     """The bytes decide, and the picture is RGB."""
     picture = decode(data_url(encoded(format_), "image/jpeg"), PATH)
     assert (picture.mode, picture.size) == ("RGB", (3, 2))
@@ -45,6 +46,24 @@ def test_the_four_formats_are_read_whatever_their_label(format_: str) -> None:
 def test_every_mode_becomes_rgb(mode: str) -> None:
     """The model sees three channels."""
     assert decode(data_url(encoded("PNG", mode)), PATH).mode == "RGB"
+
+
+def test_files_are_read_out_of_one_folder_alone(tmp_path: Path) -> None:
+    """The gateway's pictures lie there; whatever else a request names is not read."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for place in (folder / "a.ppm", tmp_path / "b.ppm"):
+        place.write_bytes(encoded("PPM"))
+    (folder / "link.ppm").symlink_to(tmp_path / "b.ppm")
+
+    assert decode(f"file://{folder}/a.ppm", PATH, folder).size == (3, 2)
+    for name in ("../b.ppm", "link.ppm", "none.ppm", ""):
+        with pytest.raises(Fault) as caught:
+            decode(f"file://{folder}/{name}", PATH, folder)
+        assert caught.value.param == PATH
+        assert str(tmp_path) not in caught.value.message
+    with pytest.raises(Fault):
+        decode(f"file://{folder}/a.ppm", PATH)
 
 
 def test_bare_base64_is_read() -> None:

@@ -7,9 +7,9 @@ import jinja2
 from engines.vllm.command import Served, command, environment
 
 
-def served(*options: str, kind: str = "gemma3") -> Served:
+def served(*options: str, kind: str = "gemma3", tokenizer: Path | None = None) -> Served:
     """A model with two pictures a request."""
-    return Served(Path("/models/gemma"), kind, "gemma-3-4b", Path("/run/1.sock"), 8192, 2, 50_000_000, options)
+    return Served(Path("/models/gemma"), tokenizer, kind, "gemma", Path("/run/1.sock"), 8192, 2, 50_000_000, options)
 
 
 def test_vllm_is_told_what_to_serve_and_where() -> None:
@@ -19,12 +19,25 @@ def test_vllm_is_told_what_to_serve_and_where() -> None:
     assert line[1:3] == ["-m", "vllm.entrypoints.openai.api_server"]
     assert {
         "--model=/models/gemma",
-        "--served-model-name=gemma-3-4b",
+        "--served-model-name=gemma",
         "--uds=/run/1.sock",
         "--max-model-len=8192",
         '--limit-mm-per-prompt={"image": 2, "video": 0, "audio": 0}',
         "--max-logprobs=20",
     } <= set(line)
+
+
+def test_a_tokenizer_of_its_own_is_told() -> None:
+    """As a folder, for vLLM runs offline; without one it takes the checkpoint's."""
+    assert "--tokenizer=/models/words" in command(served(tokenizer=Path("/models/words")))
+    assert not [option for option in command(served()) if option.startswith("--tokenizer")]
+
+
+def test_files_are_read_out_of_the_gateways_folder_alone() -> None:
+    """Where there is one."""
+    line = command(served()._replace(pictures=Path("/shm/pictures")))
+
+    assert [option for option in line if "local-media" in option] == ["--allowed-local-media-path=/shm/pictures"]
 
 
 def test_nothing_is_fetched_and_nothing_opened() -> None:

@@ -25,6 +25,14 @@ from engines.vllm.sentences import explained
         ("RuntimeError: Failed to infer device type, please set the environment", "finds no device"),
         ("Value error, Model architectures ['FooForBar'] are not supported for now.", "cannot load a model of its"),
         ("ModuleNotFoundError: No module named 'vllm'", "pip install 'altgate[vllm]'"),
+        (
+            "(EngineCore pid=7) ERROR 11-21 ValueError: cogvlm: it cannot be so; leave it out",
+            "it cannot be so; leave it",
+        ),
+        (
+            "  Value error, cogvlm: it is wrong; mend it [type=value_error, input_value=ArgsKwargs(('/home/me',",
+            "it is wrong",
+        ),
     ],
 )
 def test_the_cause_and_the_remedy_are_told(log: str, sentence: str) -> None:
@@ -32,6 +40,18 @@ def test_the_cause_and_the_remedy_are_told(log: str, sentence: str) -> None:
     lines = ["INFO starting", log, "RuntimeError: Engine core initialization failed. See root cause above."]
 
     assert sentence in explained(lines, 1)
+
+
+def test_our_own_models_words_are_told_whole() -> None:
+    """Without what pydantic adds, and not where a log merely names the model."""
+    log = [
+        "INFO loading /home/me/cogvlm: done",
+        "  Value error, cogvlm: `a` must not be 1; leave it out [type=value_error, input_value=ArgsKwargs((), {})]",
+        "    For further information visit",
+    ]
+
+    assert explained(log, 1) == "`a` must not be 1; leave it out"
+    assert "/home" not in explained(log[:1], 1)
 
 
 def test_a_path_in_the_log_is_not_told() -> None:

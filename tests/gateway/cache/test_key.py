@@ -35,10 +35,14 @@ OTHER_VALUES: dict[str, Any] = {
 }
 
 
+OUR_VALUES: dict[str, Any] = {"chat_template_kwargs": wire.TemplateArguments("vqa")}  # of fields that no client sets
+
+
 def key(fields: dict[str, Any], **parts: Any) -> str:
     """The key of a request with those fields."""
-    request = wire.decode_request(msgspec.json.encode(BASE | fields))
-    settled: dict[str, Any] = {"scope": "", "model": MODEL, "digests": [], "prompt": "", "pipeline": 1}
+    ours = {name: fields[name] for name in OUR_VALUES.keys() & fields}
+    request = msgspec.structs.replace(wire.decode_request(msgspec.json.encode(BASE | fields)), **ours)
+    settled: dict[str, Any] = {"scope": "", "model": MODEL, "digests": [], "prompt": "", "pipeline": "1"}
     return cache.key(**(settled | {"request": request} | parts))
 
 
@@ -47,7 +51,7 @@ def test_every_field_of_a_request_is_in_the_key_or_excused() -> None:
     plain: dict[str, Any] = {"tools": [{"function": {"name": "f"}}]}
     for field in wire.ChatRequest.__struct_fields__:
         if field not in cache.NOT_IN_KEY or field == "messages":
-            assert key(plain | {field: OTHER_VALUES[field]}) != key(plain), field
+            assert key(plain | {field: (OTHER_VALUES | OUR_VALUES)[field]}) != key(plain), field
 
 
 @pytest.mark.parametrize("fields", [{"stream": True}, {"stream_options": {"include_usage": True}}, {"user": "x"}])
@@ -56,7 +60,7 @@ def test_what_does_not_shape_the_answer_is_not_in_the_key(fields: dict[str, Any]
     assert key(fields) == key({})
 
 
-@pytest.mark.parametrize("parts", [{"prompt": "x"}, {"pipeline": 2}], ids=str)
+@pytest.mark.parametrize("parts", [{"prompt": "x"}, {"pipeline": "2"}], ids=str)
 def test_prompt_and_our_own_processing_are_in_the_key(parts: dict[str, Any]) -> None:
     """An upgrade of any of them never answers with what the old one said."""
     assert key({}, **parts) != key({})
@@ -68,10 +72,16 @@ OTHER_MODEL: dict[str, Any] = {
     "source": "y",
     "revision": "2",
     "picture_size": 96,
+    "picture_rule": "tiles",
+    "picture_filter": "bilinear",
+    "picture_tiles": 6,
+    "picture_pixels": 1003520,
     "max_pictures": 2,
     "max_model_len": 8,
     "urls": ("http://other:8000/v1",),
     "special_tokens": ("<other>",),
+    "tokenizer": "z",
+    "forms": ("chat",),
     "args": {"keep-artefacts": True},
 }
 
@@ -226,7 +236,7 @@ settings = st.fixed_dictionaries(
     optional={
         "scope": st.sampled_from(["", "a", "b"]),
         "prompt": st.sampled_from(["", "x"]),
-        "pipeline": st.integers(1, 2),
+        "pipeline": st.sampled_from(["1", "2"]),
     },
 )
 
@@ -238,7 +248,7 @@ def test_distinct_requests_have_distinct_keys(drawn: list[tuple[dict[str, Any], 
     for given_fields, given_settings, digest in drawn:
         request = wire.decode_request(msgspec.json.encode(BASE | given_fields))
         digests = [digest] * len(wire.pictures_of(request))
-        all_of_it = repr((request, {"scope": "", "prompt": "", "pipeline": 1} | given_settings, digests))
+        all_of_it = repr((request, {"scope": "", "prompt": "", "pipeline": "1"} | given_settings, digests))
         asked.setdefault(key(given_fields, digests=digests, **given_settings), set()).add(all_of_it)
 
     assert all(len(same) == 1 for same in asked.values())

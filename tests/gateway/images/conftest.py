@@ -23,7 +23,8 @@ STEADY = settings(derandomize=True, deadline=None, database=None)
 class Origin:
     """An HTTP server on one loopback address that answers each path with raw bytes or by a script.
 
-    `heads` are the requests' heads as they came, `connections` how often somebody connected.
+    `heads` are the requests' heads as they came, `connections` how often somebody connected. A connection serves one
+    request, or many if it `keeps_alive`.
     """
 
     def __init__(self, host: str) -> None:
@@ -32,6 +33,7 @@ class Origin:
         self.answers: dict[str, Answer] = {}
         self.heads: list[str] = []
         self.connections = 0
+        self.keeps_alive = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     def url(self, path: str) -> str:
@@ -57,18 +59,23 @@ class Origin:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            head = (await reader.readuntil(b"\r\n\r\n")).decode("ascii")
-            self.heads.append(head)
-            answer = self.answers[head.split(" ")[1].partition("?")[0]]
-            if isinstance(answer, bytes):
-                writer.write(answer)
-                await writer.drain()
-            else:
-                await answer(writer)
+            await self._answer(reader, writer)
+            while self.keeps_alive:
+                await self._answer(reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError):
             pass  # the client has gone, as it may
         finally:
             writer.close()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("ascii")
+        self.heads.append(head)
+        answer = self.answers[head.split(" ")[1].partition("?")[0]]
+        if isinstance(answer, bytes):
+            writer.write(answer)
+            await writer.drain()
+        else:
+            await answer(writer)
 
 
 @pytest.fixture
@@ -95,6 +102,7 @@ def config(origin: Origin, forbidden: Origin) -> ImagesConfig:
         allowed_ports=(80, 443, origin.port, forbidden.port),
         max_bytes=Bytes(64 * 2**10),
         fetch_timeout=Seconds(20),
+        connect_timeout=Seconds(1),
     )
 
 

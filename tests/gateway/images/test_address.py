@@ -1,6 +1,6 @@
 """Which addresses may be dialled."""
 
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 import pytest
 from hypothesis import given
@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from gateway.images.address import is_public, may_dial
 
+from . import registries
 from .conftest import STEADY
 
 REFUSED = [
@@ -41,6 +42,57 @@ def test_what_is_not_ordinary_and_public_is_refused(text: str) -> None:
 def test_ordinary_addresses_are_public(text: str) -> None:
     """The borders of every block are where the registries put them."""
     assert is_public(ip_address(text))
+
+
+BLOCKS_V4 = [IPv4Network(line.split()[0]) for line in registries.IPV4.strip().splitlines()]
+BLOCKS_V6 = [IPv6Network(line.split()[0]) for line in registries.IPV6.strip().splitlines()]
+HOST_AGENT = IPv4Address("168.63.129.16")  # in no registry: a cloud's own
+
+
+@pytest.mark.parametrize("block", [*BLOCKS_V4, *BLOCKS_V6], ids=str)
+def test_no_special_block_is_public(block: IPv4Network | IPv6Network) -> None:
+    """From its first address to its last, whatever the registry says about reaching it."""
+    addresses = [block[0], block[-1], block[block.num_addresses // 2]]
+    assert not any(map(is_public, addresses))
+
+
+@pytest.mark.parametrize("block", [*BLOCKS_V4, *BLOCKS_V6], ids=str)
+def test_what_borders_on_a_special_block_is_judged_by_itself(block: IPv4Network | IPv6Network) -> None:
+    """The table refuses no more than the registries do."""
+    kind = IPv4Address if isinstance(block, IPv4Network) else IPv6Address
+    for number in (int(block[0]) - 1, int(block[-1]) + 1):
+        if 0 <= number < 2**block.max_prefixlen:
+            assert is_public(kind(number)) is by_registries(kind(number))
+
+
+def by_registries(address: IPv4Address | IPv6Address) -> bool:
+    """The same verdict, made of the registries alone."""
+    if isinstance(address, IPv4Address):
+        return address != HOST_AGENT and not any(address in block for block in BLOCKS_V4)
+    given_to_somebody = address in IPv6Network(registries.GLOBAL_UNICAST)
+    return given_to_somebody and not any(address in block for block in BLOCKS_V6)
+
+
+def near(blocks: list[IPv4Network] | list[IPv6Network], bits: int) -> st.SearchStrategy[int]:
+    """Numbers of addresses anywhere, and of those on either side of the borders of blocks."""
+    borders = [int(edge) for block in blocks for edge in (block[0], block[-1])]
+    beside = st.tuples(st.sampled_from(borders), st.integers(-3, 3)).map(lambda pair: sum(pair) % 2**bits)
+    return st.integers(0, 2**bits - 1) | beside
+
+
+@STEADY
+@given(near(BLOCKS_V4, 32).map(IPv4Address))
+def test_ipv4_is_judged_as_the_registries_have_it(address: IPv4Address) -> None:
+    """For any address."""
+    assert is_public(address) is by_registries(address)
+
+
+@STEADY
+@given(near(BLOCKS_V6, 128).map(IPv6Address) | st.integers(2**125, 2**126 - 1).map(IPv6Address))
+def test_ipv6_is_judged_as_the_registries_have_it(address: IPv6Address) -> None:
+    """For any address but those of ISATAP, which no registry lists."""
+    if (int(address) >> 32) & 0xFDFF_FFFF != 0x5EFE:
+        assert is_public(address) is by_registries(address)
 
 
 @STEADY

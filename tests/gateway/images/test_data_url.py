@@ -1,7 +1,9 @@
 """Pictures inside the request, in the forms in which real clients write them."""
 
 import base64
+import random
 import time
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
@@ -159,9 +161,59 @@ def test_reading_is_never_looser_than_one_meaning(text: str) -> None:
         data = decode("data:;base64," + text)
     except PictureError:
         return
-    digits = "".join(text.split()).rstrip("=")
+    assert data == strictly(text)
+
+
+def strictly(text: str) -> bytes:
+    """What the standard library reads of base64, bare or in a data URL, padding and white space put right."""
+    digits = "".join(text.rpartition(",")[2].split()).rstrip("=")
     padded = digits + "=" * (-len(digits) % 4)
-    assert data == base64.b64decode(padded.translate(str.maketrans("-_", "+/")), validate=True)
+    return base64.b64decode(padded.translate(str.maketrans("-_", "+/")), validate=True)
+
+
+def test_ten_thousand_odd_data_urls_are_read_or_refused() -> None:
+    """Heads, alphabets, padding, white space and stray characters in any mixture: the bytes, or one of our errors."""
+    draw = random.Random(1)
+    outcomes: Counter[str] = Counter()
+    for _ in range(10_000):
+        text = odd(draw)
+        try:
+            data = decode(text, 600)
+            outcomes["read"] += 1
+            assert data == strictly(text)
+        except PictureError as error:
+            outcomes[str(error.code)] += 1
+    codes = {"read", "invalid_base64_image", "invalid_image_url", "image_file_too_large", "empty_image_file"}
+    assert set(outcomes) == codes
+    assert min(outcomes[code] for code in ("read", "invalid_base64_image", "invalid_image_url")) > 500
+
+
+def odd(draw: random.Random) -> str:
+    """A data URL as no client, some client or a hostile one would write it."""
+    head = draw.choice(["data:image/png;base64,", "DATA:;BASE64,", "data:image/png,", "data:", "", " ", "data:;base64"])
+    payload = draw.choice([PLAIN, URL_SAFE, WRAPPED, PLAIN[: draw.randrange(len(PLAIN))], "", "data:" + PLAIN])
+    for _ in range(draw.choice([0, 0, 0, 1, 3])):
+        at = draw.randrange(len(payload) + 1)
+        stray = draw.choice(["=", "\n", "\r\n", " ", "%3D", "\0", "é", "\ud800", "+", "-", "A", "\ufeff", ","])
+        payload = payload[:at] + stray + payload[at + draw.choice([0, 0, 1]) :]
+    return head + payload + draw.choice(["", "", "=", "==", "AAAA" * 200])
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("data:image/png;base64,", "PNG"),
+        ("DATA:IMAGE/JPEG;base64,", "JPEG"),
+        ("data:image/x-ms-bmp;base64,", None),
+        ("data:image/x-icon,", "ICON"),
+        ("data:text/html;base64,", None),
+        ("data:image/" + "a" * 99 + ";base64,", None),
+        ("AAAA", None),
+    ],
+)
+def test_the_label_is_read_for_sentences(text: str, label: str | None) -> None:
+    """What a client says its picture is, where that is a short word."""
+    assert data_url.label(text) == label
 
 
 def test_a_large_picture_is_read_in_no_time() -> None:

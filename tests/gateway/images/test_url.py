@@ -1,16 +1,18 @@
 """The grammar of URLs, and what redirects may lead to."""
 
 from contextlib import suppress
+from importlib import import_module
+from importlib.util import find_spec
 from urllib.parse import urlsplit
 
 import idna
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from yarl import URL
 
 from gateway.images.address import is_public
-from gateway.images.url import Target, UrlError, join, parse
+from gateway.images.url import DEFAULT_PORTS, Target, UrlError, join, parse
 
 from .conftest import STEADY
 
@@ -140,6 +142,7 @@ AUTHORITIES = st.one_of(
     st.ip_addresses(v=4).map(str),
     st.ip_addresses(v=6).map(lambda address: f"[{address}]"),
 )
+Where = tuple[str | None, str | None, int | None]  # scheme, host and port, as written
 URLS = st.builds(
     "{}{}{}{}".format,
     st.sampled_from(["http://", "https://", "HTTP://", "hTTps://", "http:/", "//", ""]),
@@ -149,28 +152,60 @@ URLS = st.builds(
 )
 
 
-@STEADY
+def by_urllib(url: str) -> Where:
+    """What Python's own parser makes of it."""
+    found = urlsplit(url)
+    return found.scheme, found.hostname, found.port
+
+
+def by_yarl(url: str) -> Where:
+    """What the parser of aiohttp makes of it."""
+    found = URL(url)
+    return found.scheme, found.raw_host, found.explicit_port
+
+
+def by_urllib3(url: str) -> Where:
+    """What the parser of requests makes of it."""
+    found = import_module("urllib3.util").parse_url(url)
+    return found.scheme, (found.host or "").strip("[]"), found.port
+
+
+def by_httpx(url: str) -> Where:
+    """What the parser of httpx makes of it."""
+    found = import_module("httpx").URL(url)
+    return found.scheme, found.raw_host.decode(), found.port
+
+
+PARSERS = [
+    by_urllib,
+    by_yarl,
+    *(parser for name, parser in (("urllib3", by_urllib3), ("httpx", by_httpx)) if find_spec(name)),
+]
+
+
+@settings(STEADY, max_examples=500)
 @given(URLS)
 @example("http://good.example\\@127.0.0.1/")
 @example("http://a.example#@b.example/")
 @example("https://[::1]:443?x")
 @example("http://a.example/?#b")
+@example("http://BÜCHER.example:80/ü")
 def test_other_parsers_agree_about_every_url_accepted(url: str) -> None:
-    """What passes means the same to urllib and to yarl, as the client wrote it and as it is dialled."""
+    """What passes means the same to all of them, as the client wrote it and as it is dialled."""
     with suppress(UrlError):
         target = parse(url)
-        found = (target.scheme, target.host, target.port)
-        for text in (url, str(target)):
-            theirs, ours = urlsplit(text), URL(text)
-            assert theirs.hostname is not None
-            assert (theirs.scheme, _ascii(theirs.hostname), theirs.port or target.port) == found
-            assert (ours.scheme, ours.raw_host, ours.port) == found
+        for parser in PARSERS:
+            for text in (url, str(target)):
+                scheme, host, port = parser(text)
+                assert host is not None
+                found = (scheme, _ascii(host), port or DEFAULT_PORTS[target.scheme])
+                assert found == (target.scheme, target.host, target.port), parser
         dialled = URL(str(target), encoded=True)
         assert (dialled.raw_host, dialled.raw_path_qs) == (target.host, target.path_and_query)
 
 
 def _ascii(host: str) -> str:
-    """The host as urllib gives it, an address in its shortest form and a name in ASCII."""
+    """The host as a parser gives it, an address in its shortest form and a name in ASCII."""
     if ":" in host:
         return URL.build(scheme="http", host=host).raw_host or ""
     return ".".join(label if label.isascii() else idna.alabel(label).decode() for label in host.split("."))

@@ -1,0 +1,47 @@
+"""Memory that work in progress may take, promised before the work begins."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+
+class Budget:
+    """So many bytes, given out in the order in which they were asked for."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.free = size
+        self._line: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    @asynccontextmanager
+    async def reserved(self, wanted: int) -> AsyncIterator[None]:
+        """Holds `wanted` bytes, all of them when it is more; waits in line for what is not free."""
+        wanted = min(wanted, self.size)
+        if self._line or wanted > self.free:
+            await self._turn(wanted)
+        else:
+            self.free -= wanted
+        try:
+            yield
+        finally:
+            self.free += wanted
+            self._serve()
+
+    async def _turn(self, wanted: int) -> None:
+        turn = asyncio.get_running_loop().create_future()
+        self._line.append((wanted, turn))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled():
+                self.free += wanted  # it came, and nobody is there to take it
+            self._serve()
+            raise
+
+    def _serve(self) -> None:
+        while self._line and (self._line[0][1].cancelled() or self._line[0][0] <= self.free):
+            wanted, turn = self._line.popleft()
+            if not turn.cancelled():
+                self.free -= wanted
+                turn.set_result(None)

@@ -1,0 +1,183 @@
+"""Decodes pictures in processes of their own, in line for memory and for a worker.
+
+A worker that crashes, or is not done in time, is killed. That costs the one picture that it was at; a picture that did
+so twice is refused for a while.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeVar
+
+from gateway.errors import Overloaded
+from gateway.images import task
+from gateway.images.aside import aside
+from gateway.images.budget import Budget
+from gateway.images.decoder import Decoder, DecoderDied
+from gateway.images.quarantine import Quarantine
+from gateway.images.shared import Memory
+from gateway.images.sniff import Format
+from gateway.images.staff import Staff
+from gateway.images.task import Outcome, Reason, Task
+
+LONGEST_WAIT = 30.0  # seconds in line
+LINGER = 0.1  # seconds that a task may go on when nobody waits for it any more: less than a new worker costs
+
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class NotDecoded(Exception):
+    """The picture cannot be decoded, for this reason."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class NoRoom(Overloaded):
+    """There is no memory left for the result."""
+
+
+class Room(Protocol[T_co]):
+    """Where a worker writes a picture: shared memory, or a file in memory. A context manager."""
+
+    descriptor: int
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def reserve(self, size: int) -> None:
+        """Gets so many bytes, or raises OSError."""
+
+    def taken(self, used: int) -> T_co:
+        """What it is worth, once a worker has written so many bytes."""
+        ...
+
+
+class Pool:
+    """Decodes pictures. Use it as an async context manager.
+
+    Args:
+        formats: what its workers can be asked for.
+        most_memory: bytes that all pictures in work may take together.
+        workers: how many are at work at most; by default, one for each processor.
+    """
+
+    def __init__(self, formats: Sequence[Format], *, most_memory: int, workers: int | None = None) -> None:
+        at_work = workers or _processors()
+        self.budget = Budget(most_memory)
+        self._staff = Staff(task.command_line(formats, most_memory), at_work)
+        self._places = asyncio.Semaphore(at_work)
+        self._quarantine = Quarantine()
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def __aenter__(self) -> "Pool":
+        await self._staff.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for running in self._tasks:
+            running.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._staff.__aexit__(kind, error, trace)
+
+    async def decode(self, wanted: Task, data: bytes, digest: str, room: Callable[[], Room[T]]) -> T:
+        """The decoded picture, of at most `wanted.room` bytes, as its room gives it.
+
+        `digest` is what `data` is known by.
+
+        Raises:
+            NotDecoded: it cannot be decoded.
+            Overloaded: there was no memory for it, or no worker, in time.
+        """
+        if self._quarantine.holds(digest, time.monotonic()):
+            raise NotDecoded("deadly")
+        work = asyncio.create_task(self._in_line(wanted, data, digest, room))
+        self._tasks.add(work)
+        work.add_done_callback(self._tasks.discard)
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            asyncio.get_running_loop().call_later(LINGER, work.cancel)
+            work.add_done_callback(_ignored)
+            raise
+
+    async def is_filtered(self) -> bool:
+        """Whether the kernel filters the workers' system calls, once one of them is ready."""
+        worker = await self._staff.take()
+        self._staff.give_back(worker)
+        return worker.filtered
+
+    async def _in_line(self, wanted: Task, data: bytes, digest: str, room: Callable[[], Room[T]]) -> T:
+        try:
+            async with asyncio.timeout(LONGEST_WAIT) as waiting:
+                async with self.budget.reserved(wanted.memory), self._places:
+                    worker = await self._staff.take()
+                    waiting.reschedule(None)
+                    return await self._decoded(worker, wanted, data, digest, room)
+        except TimeoutError:
+            raise Overloaded("Too many pictures wait to be decoded. Try again soon.", retry_after=5) from None
+
+    async def _decoded(self, worker: Decoder, wanted: Task, data: bytes, digest: str, room: Callable[[], Room[T]]) -> T:
+        with ExitStack() as open_:
+            try:
+                encoded, result = open_.enter_context(Memory()), open_.enter_context(room())
+                await aside(wanted.encoded, partial(encoded.hold, data))
+                await aside(wanted.room, partial(result.reserve, wanted.room))
+            except OSError:
+                self._staff.give_back(worker)
+                raise NoRoom("There is no memory left for this picture. Try again soon.", retry_after=5) from None
+            except asyncio.CancelledError:
+                self._staff.give_back(worker)
+                raise
+            worker = await self._given(worker, wanted, encoded.descriptor, result.descriptor)
+            outcome, used = await self._answer(worker, wanted, digest)
+            if outcome is not Outcome.DONE:
+                raise NotDecoded("memory" if outcome is Outcome.TOO_MUCH_MEMORY else "damaged")
+            return result.taken(used)
+
+    async def _given(self, worker: Decoder, wanted: Task, encoded: int, result: int) -> Decoder:
+        """The worker that has the task: another than the one given where that had died in its sleep."""
+        while True:
+            try:
+                worker.send(wanted, encoded, result)
+            except DecoderDied:
+                self._staff.dismiss(worker)
+                worker = await self._staff.take()
+            else:
+                return worker
+
+    async def _answer(self, worker: Decoder, wanted: Task, digest: str) -> tuple[Outcome, int]:
+        try:
+            async with asyncio.timeout(wanted.seconds):
+                answer = await worker.answer(wanted.room)
+        except (DecoderDied, TimeoutError) as error:
+            self._staff.dismiss(worker)
+            self._quarantine.strike(digest, time.monotonic())
+            raise NotDecoded("time" if isinstance(error, TimeoutError) else "damaged") from None
+        except asyncio.CancelledError:
+            self._staff.dismiss(worker)
+            raise
+        self._staff.give_back(worker)
+        return answer
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _ignored(work: asyncio.Task[Any]) -> None:
+    """Nobody waits for how it ended."""
+    if not work.cancelled():
+        work.exception()

@@ -1,0 +1,74 @@
+"""The process that decodes pictures: `python -m gateway.images.worker`, started by the pool alone.
+
+Standard input is the socket to its parent. It imports and tries what it will need, locks itself up, says so, and then
+does one task after the other until its parent closes the socket.
+"""
+
+import mmap
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from io import BytesIO
+
+from PIL import Image
+
+from gateway.images import encode, pixels, sandbox, task
+from gateway.images.plan import Plan
+from gateway.images.sniff import Format
+from gateway.images.task import Outcome, Task
+
+_TINY = (8, 8)
+
+
+def main(formats: Sequence[Format], most_memory: int) -> None:
+    """Does what its parent asks until that closes the socket."""
+    channel = socket.socket(fileno=sys.stdin.fileno())
+    warm_up(formats)
+    cell = sandbox.lock(most_memory)
+    channel.sendall(task.READY_LOCKED if cell.filtered else task.READY_UNLOCKED)
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(channel, task.LONGEST, 2)
+        if not message:
+            return
+        wanted = task.decode(message)
+        cell.allow(wanted.memory, wanted.seconds)
+        channel.sendall(_answer(wanted, *descriptors))
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def warm_up(formats: Sequence[Format]) -> None:
+    """Imports and uses every decoder once: afterwards no file can be opened any more."""
+    whole = Plan(_TINY, 1, (4, 4))
+    for kind in formats:
+        with suppress(ImportError, KeyError, OSError):  # one that is not there; whoever asks for it will be told
+            pixels.prepare([kind])
+            sample = BytesIO()
+            Image.new("RGB", _TINY).save(sample, kind)
+            room = bytearray(encode.length("png", whole.size))
+            encode.write(pixels.render(sample.getvalue(), kind, whole), "png", memoryview(room))
+
+
+def _answer(wanted: Task, encoded: int, result: int) -> bytes:
+    try:
+        return task.answer(Outcome.DONE, _decode(wanted, encoded, result))
+    except MemoryError:
+        return task.answer(Outcome.TOO_MUCH_MEMORY)
+    # Hostile bytes make Pillow raise nearly anything (OSError, SyntaxError, ValueError, EOFError, struct.error,
+    # IndexError...), and its text can tell about this process (CVE-2026-22778 began with such a message).
+    except Exception:  # noqa: BLE001
+        return task.answer(Outcome.DAMAGED)
+
+
+def _decode(wanted: Task, encoded: int, result: int) -> int:
+    """Decodes a picture from one descriptor's memory into another's; how many bytes of it were used."""
+    data = os.pread(encoded, wanted.encoded, 0)
+    image = pixels.render(data, wanted.format, wanted.plan)
+    with mmap.mmap(result, wanted.room) as target, memoryview(target) as view:
+        return encode.write(image, wanted.form, view)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1].split(","), int(sys.argv[2]))  # type: ignore[arg-type] # the parent's own words
