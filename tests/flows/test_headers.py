@@ -52,7 +52,7 @@ def test_what_was_done_to_a_picture_is_told(server: Server) -> None:
 
     assert [each["x-altgate-cache"] for each in told] == ["miss", "hit"]
     assert [each["x-altgate-image"] for each in told] == [done, done]
-    wait_for_log(server, f"{told[0]['x-request-id']} {done}")
+    wait_for_log(server, f"{told[0]['x-request-id']} - {done}")
 
 
 def test_words_alone_are_told_nothing_of_pictures(server: Server) -> None:
