@@ -19,6 +19,7 @@ from gateway.images.header import HeaderError
 from gateway.images.ingest import Ingest
 from gateway.images.plan import Sizing
 from gateway.images.pool import NotDecoded
+from gateway.images.sniff import FORMATS
 from tests.gateway.images import made
 from tests.gateway.images.test_data_url import odd
 from tests.gateway.images.test_header import spoilt
@@ -68,7 +69,7 @@ async def fuzzed(seed: int, rounds: int) -> Counter[str]:
 def of_data_url(text: str) -> str:
     """What reading a data URL gives."""
     try:
-        data_url.decode(text, param="url", max_bytes=600)
+        data_url.decode(text, param="url", max_bytes=600, formats=FORMATS)
     except PictureError as error:
         return str(error.code)
     return "read"

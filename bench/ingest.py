@@ -29,6 +29,7 @@ from gateway.errors import Overloaded, PictureError
 from gateway.images import data_url, header, pixels
 from gateway.images.ingest import Encoded, Ingest
 from gateway.images.plan import Filter, Sizing, plan
+from gateway.images.sniff import FORMATS
 from tests.detail import photograph
 from tests.gateway.images.made import bomb, saved
 
@@ -79,7 +80,7 @@ def usual_base64(url: str) -> bytes:
 
 def our_base64(url: str) -> bytes:
     """The gateway's way."""
-    return data_url.decode(url, param="", max_bytes=MAX_BYTES)
+    return data_url.decode(url, param="", max_bytes=MAX_BYTES, formats=FORMATS)
 
 
 def usual(url: str, side: int, filter_: Filter) -> Image.Image:

@@ -39,7 +39,8 @@ preload = ["{model}"]
 engine = "vllm"
 source = "{folder}"
 max_model_len = 1024
-picture_size = 896
+picture_rule = "square"
+picture_size = 32
 args = {{ enforce-eager = true, dtype = "float32", max-num-seqs = 16, distributed-executor-backend = "uni" }}
 """
 AT_ONCE = 16

@@ -58,7 +58,7 @@ def configuration(folder: Path, name: str) -> dict[str, Any]:
         raise LoadError(
             f"{name} holds no checkpoint: there is no config.json in it; name the folder that has one"
         ) from None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         config = None
     if not isinstance(config, dict):
         raise LoadError(f"the config.json of {name} cannot be read; download the checkpoint again")

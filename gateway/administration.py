@@ -53,19 +53,15 @@ def _amounts(told: wire.CacheReport | wire.CacheRemoved) -> Iterator[str]:
 
 
 def _asked(method: str, url: str, key: str | None, query: Mapping[str, str], decode: Callable[[bytes], T]) -> T:
-    parts = urlsplit(url)
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise Refused("A URL is wanted that begins with http:// or https://, such as http://127.0.0.1:8000.")
-    path = f"{parts.path.rstrip('/').removesuffix('/v1')}/admin/cache"
-    connection = kind(parts.netloc, timeout=TIMEOUT)
-    headers = {"authorization": f"Bearer {key}"} if key else {}
+    connection, path = _connection(url)
+    headers = {"authorization": f"Bearer {_plain(key)}"} if key else {}
     try:
         connection.request(method, f"{path}?{urlencode(query)}" if query else path, headers=headers)
         response = connection.getresponse()
         status, body = response.status, response.read()
     except (OSError, http.client.HTTPException) as error:
-        raise Refused(f"No gateway answers at {parts.scheme}://{parts.netloc} ({type(error).__name__}).") from None
+        where = f"{connection.host}:{connection.port}"
+        raise Refused(f"No gateway answers at {where} ({type(error).__name__}).") from None
     finally:
         connection.close()
     try:
@@ -74,3 +70,24 @@ def _asked(method: str, url: str, key: str | None, query: Mapping[str, str], dec
         raise Refused(wire.decode_error(body).error.message)
     except ValueError:
         raise Refused(f"What answers there, with the status {status}, is no gateway.") from None
+
+
+def _connection(url: str) -> tuple[http.client.HTTPConnection, str]:
+    """The way to the gateway at `url`, and the path to ask there."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = None
+    if host is None or parts.scheme not in ("http", "https"):
+        raise Refused("A URL is wanted that begins with http:// or https://, such as http://127.0.0.1:8000.")
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    return kind(host, port, timeout=TIMEOUT), f"{parts.path.rstrip('/').removesuffix('/v1')}/admin/cache"
+
+
+def _plain(key: str) -> str:
+    """A key without the line's end that a file adds to it."""
+    stripped = key.strip()
+    if not stripped.isascii() or not stripped.isprintable():
+        raise Refused("The key has characters in it that no key has. Copy it once more.")
+    return stripped

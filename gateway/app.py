@@ -88,8 +88,7 @@ def respond(request: Request[Any, Any, Any], error: Exception) -> Response[bytes
 def _ours(request: Request[Any, Any, Any], error: Exception) -> GatewayError:
     if isinstance(error, GatewayError):
         if error.__cause__ is not None:
-            # Its kind alone: a library's own words may hold the URL that a client sent, with the secrets in its query.
-            log.info("%s: %s, because of %s", _id(request), error.code, type(error.__cause__).__name__)
+            log.info("%s: %s, because of %s", _id(request), error.code, _cause(error.__cause__))
         return error
     status = error.status_code if isinstance(error, HTTPException) else 500
     path = request.scope["path"]
@@ -106,6 +105,13 @@ def _ours(request: Request[Any, Any, Any], error: Exception) -> GatewayError:
             return InvalidRequest("The request could not be read. Check its headers and its body.")
     log.error("%s: failed", _id(request), exc_info=error)
     return InternalError("Something went wrong on our side. The log has the details under this request's id.")
+
+
+def _cause(error: BaseException) -> str:
+    """Its kind, and its text where that is ours: a library's may hold a client's URL, with the secrets in its query."""
+    kind = type(error)
+    ours = kind.__module__.partition(".")[0] == __package__
+    return f"{kind.__name__} ({error})" if ours and str(error) else kind.__name__
 
 
 def _id(request: Request[Any, Any, Any]) -> object:

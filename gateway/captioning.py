@@ -8,7 +8,7 @@ stream    the same, piece by piece
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -90,9 +90,14 @@ class Captioner:
         self._share_across_teams = share_across_teams
 
     async def prepare(
-        self, request: ChatRequest, directives: Directives = NO_DIRECTIVES, caller: Caller = ANONYMOUS
+        self,
+        request: ChatRequest,
+        directives: Directives = NO_DIRECTIVES,
+        caller: Caller = ANONYMOUS,
+        *,
+        hold: Callable[[int], None] | None = None,
     ) -> Job:
-        """Everything up to the engine.
+        """Everything up to the engine. `hold` is told how many bytes of pictures were fetched; it may refuse them.
 
         Raises:
             GatewayError: there is no such model for this caller, or the request or one of its pictures cannot be
@@ -102,7 +107,7 @@ class Captioner:
         preset = self._preset(request, route.preset)
         question = asked.upstream(request, route.model, preset)
         promises.ensure_possible(question, route.model)
-        pictures = await self._load(request)
+        pictures = await self._load(request, hold)
         scope = "" if self._share_across_teams else caller.team
         is_kept = _repeatable(request) and not directives.no_store
         name = self._key(scope, question, route.model, preset, pictures) if is_kept else None
@@ -170,9 +175,9 @@ class Captioner:
             )
         return self.presets[name] if name is not None else None
 
-    async def _load(self, request: ChatRequest) -> list[Encoded]:
+    async def _load(self, request: ChatRequest, hold: Callable[[int], None] | None) -> list[Encoded]:
         pictures = wire.pictures_of(request)
-        return await _all(self._ingest.load(part.image_url.url, param=path) for path, part in pictures)
+        return await _all(self._ingest.load(part.image_url.url, param=path, hold=hold) for path, part in pictures)
 
     async def _choices(self, job: Job) -> tuple[list[wire.Choice], wire.Usage]:
         """The answer's choices and usage, found or made."""
@@ -267,10 +272,10 @@ class Captioner:
 
     async def _with_pictures(self, job: Job, lease: Lease) -> ChatRequest:
         """What the engine is asked, each picture in it decoded and written anew by us."""
-        decodes = (
-            self._ingest.hand_over(picture, job.model.sizing, lease, param=path)
-            for picture, (path, _) in zip(job.pictures, wire.pictures_of(job.asked), strict=True)
-        )
+        paths = [path for path, _ in wire.pictures_of(job.asked)]
+        pictures = list(zip(paths, job.pictures, strict=True))
+        await self._ingest.reserve(pictures, job.model.sizing, lease)
+        decodes = (self._ingest.hand_over(picture, job.model.sizing, lease, param=path) for path, picture in pictures)
         names = [f"{picture.digest}-{self._ingest.pipeline}" for picture in job.pictures]
         return asked.with_pictures(job.asked, job.model, zip(names, await _all(decodes), strict=True))
 
@@ -328,3 +333,4 @@ async def _all(steps: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        tasks.clear()  # a fault's traceback leads here: what hangs on it would stay until the next search for cycles

@@ -21,7 +21,7 @@ VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 ARGUMENT = re.compile(r"[a-z0-9][\w.-]*", re.ASCII)
 RESERVED_ARGUMENTS = {
     "allowed-local-media-path", "api-key", "exit-on-stdin-eof", "host", "max-pictures", "model", "pictures", "port",
-    "revision", "served-model-name", "source", "uds",
+    "revision", "served-model-name", "source", "tokenizer", "uds",
 }  # fmt: skip
 
 Scalar = str | int | float | bool
@@ -147,6 +147,8 @@ def _model(name: str, known: ModelConfig | None, configured: ModelConfig | None,
             fields |= {key: value for key, value in msgspec.structs.asdict(entry).items() if value is not None}
     if fields.get("engine") == "remote":
         fields.setdefault("source", name)
+        if configured is None or configured.tokenizer is None:
+            fields.pop("tokenizer", None)  # the catalogue's, which is for an engine of ours
     _check_complete(fields, origin)
     for key in ("source", "tokenizer"):
         if str(fields.get(key)).startswith("~"):
@@ -170,6 +172,8 @@ def _check_complete(fields: Mapping[str, Any], origin: str) -> None:
     remote = fields["engine"] == "remote"
     if remote and not fields.get("urls"):
         raise ConfigError(f"{place} is remote and has no 'urls'. Add urls = [\"http://its-host:8001/v1\"].")
+    if remote and fields.get("tokenizer"):
+        raise ConfigError(f"{place} is remote and has 'tokenizer'. Set it where that engine is started.")
     if not remote and (odd := [key for key in ("urls", "api_key_env") if fields.get(key)]):
         raise ConfigError(f"{place} has '{odd[0]}', which only a remote engine uses. Add engine = \"remote\".")
     if fields["engine"] == "blip" and (odd := [key for key in ("tokenizer", "forms") if fields.get(key)]):

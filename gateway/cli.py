@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from gateway import __version__, administration, auth, banner, doctor
-from gateway.config import CLIENT_KEY, DEFAULT_FILE, Config, load
+from gateway.config import CLIENT_KEY, DEFAULT_FILE, Config, load, read
 from gateway.values import ConfigError
 
 with_config = click.option(
@@ -37,7 +37,7 @@ def serve(host: str | None, port: int | None, file: Path | None) -> None:
 
     given: dict[str, object] = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
     flags: dict[str, dict[str, object]] = {"server": given} if given else {}
-    key_file = KeyFile(file or DEFAULT_FILE, partial(load, file, os.environ, flags))
+    key_file = KeyFile(file or DEFAULT_FILE, partial(read, file, os.environ, flags))
     config = _loaded(file, flags)
     _log_to_stderr(logging.INFO)
     server.run(config, key_file)

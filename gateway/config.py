@@ -19,7 +19,7 @@ from gateway import routing
 from gateway.auth import Key, KeyConfig, keys
 from gateway.catalogue import MODEL_NAME, Model, ModelConfig, models
 from gateway.images.handover import Handover
-from gateway.images.plan import Resize
+from gateway.images.plan import Resize, most_decoded
 from gateway.images.policy import host_rule
 from gateway.images.sniff import Format
 from gateway.images.url import UrlError
@@ -30,7 +30,8 @@ DEFAULT_FILE = Path("altgate.toml")
 ENVIRONMENT_PREFIX = "ALTGATE_"
 CLIENT_KEY = "ALTGATE_KEY"  # the key of our own commands that ask a running gateway; no setting
 
-_PROXY = re.compile(r"http://([^\s/?#@]+@)?[^\s/?#@:]+:[0-9]{1,5}/?")
+_PROXY = re.compile(r"http://([^\s/?#@]+@)?([^\s/?#@:\[\]]+|\[[0-9a-fA-F:.]+\]):(?P<port>[0-9]{1,5})/?")
+_MOST_PORT = 65535
 
 
 class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -71,6 +72,10 @@ class ImagesConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     proxy: str | None = None
 
     def __post_init__(self) -> None:
+        for key in ("formats", "allowed_ports"):
+            listed = getattr(self, key)
+            if not listed or len(set(listed)) < len(listed):
+                raise ValueError(f"{key}: at least one is wanted, and none twice")
         for network in self.allowed_networks:
             try:
                 ip_network(network)
@@ -82,8 +87,13 @@ class ImagesConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
                     host_rule(host)
                 except UrlError as fault:
                     raise ValueError(f"{key}: {host!r} {fault}; wanted: 'img.example.com' or '.example.com'") from None
-        if self.proxy is not None and not _PROXY.fullmatch(self.proxy):
+        if self.proxy is not None and not _is_proxy(self.proxy):
             raise ValueError("proxy: a URL is wanted, such as 'http://proxy.example.com:3128'")
+
+
+def _is_proxy(text: str) -> bool:
+    found = _PROXY.fullmatch(text)
+    return found is not None and 0 < int(found["port"]) <= _MOST_PORT
 
 
 class CacheConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -151,7 +161,18 @@ T = TypeVar("T")
 
 
 def load(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, Mapping[str, object]]) -> Config:
-    """The configuration that holds.
+    """The configuration that holds, for a gateway that starts.
+
+    Raises:
+        ConfigError: as `read`; or others could reach the gateway, and nobody would need a key.
+    """
+    config = read(file, environ, flags)
+    _check_host(config)
+    return config
+
+
+def read(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, Mapping[str, object]]) -> Config:
+    """The configuration as it is written.
 
     Args:
         file: the TOML file; None reads `altgate.toml` of the working directory where there is one.
@@ -183,7 +204,7 @@ def load(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, Mapp
     )
     _check_names(config)
     _check_places(config)
-    _check_host(config)
+    _check_memory(config.images)
     return config
 
 
@@ -308,6 +329,16 @@ def _check_places(config: Config) -> None:
         raise ConfigError(
             f"'engines.preload' names {len(local)} models of this machine, but 'engines.max_loaded' lets "
             f"{config.engines.max_loaded} be loaded at once. Raise max_loaded, or preload fewer."
+        )
+
+
+def _check_memory(images: ImagesConfig) -> None:
+    wanted = most_decoded(images.formats, images.max_pixels)
+    if images.max_decoded < wanted:
+        raise ConfigError(
+            f"'images.max_decoded' is {images.max_decoded / 2**20:.0f} MiB, but decoding a picture of "
+            f"{images.max_pixels:,} pixels ('images.max_pixels') may take {wanted / 2**20:.0f} MiB. Raise max_decoded, "
+            "or lower max_pixels."
         )
 
 

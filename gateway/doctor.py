@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from gateway import inventory, prompts
 from gateway.config import Config
+from gateway.images import installed
 from gateway.images.pool import Pool
 from gateway.redis import Link
 
@@ -34,6 +35,7 @@ def findings(config: Config) -> Iterator[Finding]:
     yield _port(config)
     yield _cache(config)
     yield _sandbox(config)
+    yield from _decoders(config)
     yield _transformers()
     for model in config.models:
         found = inventory.availability(model)
@@ -79,6 +81,12 @@ def _sandbox(config: Config) -> Finding:
         return Finding(f"{what}, which the kernel keeps from all else")
     remedy = "run on Linux (x86_64 or aarch64) and allow seccomp, so that a flaw in a decoder gives access to nothing"
     return Finding(f"{what}, but the kernel does not keep those from files and the network", remedy, optional=True)
+
+
+def _decoders(config: Config) -> Iterator[Finding]:
+    for kind in installed.missing(config.images.formats):
+        remedy = f"install altgate[{kind}], or take it out of 'images.formats'"
+        yield Finding(f"pictures in the format '{kind}' are enabled, but their decoder is not installed", remedy)
 
 
 async def _is_filtered(config: Config) -> bool:

@@ -15,6 +15,7 @@ def command(model: Model, socket: str, *, max_pixels: int, pictures: str | None 
     """
     return [
         sys.executable,
+        "-P",  # modules are ours and the installed ones, not what lies in the current folder
         "-m",
         f"engines.{model.engine}",
         f"--model={model.name}",

@@ -7,7 +7,7 @@ from gateway.errors import Overloaded
 
 
 class Gate:
-    """Counts requests under way and the bytes of their bodies; never waits."""
+    """Counts requests under way and the bytes of their bodies and of what is fetched for them; never waits."""
 
     def __init__(self, *, max_requests: int, max_bytes: int) -> None:
         self._max_requests = max_requests
@@ -31,7 +31,7 @@ class Gate:
             others = self.bytes - held
             # A body alone never counts against itself, else one of the largest size could be refused for ever.
             if others and self.bytes + size > self._max_bytes:
-                raise Overloaded("The bodies of the requests under way fill the memory set aside. Try again soon.")
+                raise Overloaded("The requests under way, with their pictures, fill the memory set aside. Try again.")
             held += size
             self.bytes += size
 

@@ -233,7 +233,7 @@ def allowance_of(scope: Scope) -> Allowance:
 class Admission:
     """Refuses a POST before its body is read: too many under way, compressed, no JSON, or made by a foreign page.
 
-    What arrives of a body is counted while the request is under way.
+    What arrives of a body is counted while the request is under way, and so is what is fetched for it: see `hold_of`.
     """
 
     def __init__(self, app: ASGIApp, gate: Gate) -> None:
@@ -251,9 +251,16 @@ class Admission:
                 _check_origin(headers.get("origin"))
             _check_labels(headers)
             with self._gate.admitted() as hold:
+                scope["state"]["hold"] = hold
                 await self._app(scope, _counted(receive, hold), send)
         except GatewayError as error:
             await _send(error, send)
+
+
+def hold_of(scope: Scope) -> Callable[[int], None]:
+    """Counts more bytes that the request has in memory, given back when it is over; refuses them with `Overloaded`."""
+    hold: Callable[[int], None] = scope["state"]["hold"]
+    return hold
 
 
 def _counted(receive: Receive, hold: Callable[[int], None]) -> Receive:

@@ -1,9 +1,8 @@
 """The parts that answer a request, built in order of dependence; shared by the server and the command line."""
 
 import asyncio
+import logging
 import os
-import secrets
-import shutil
 import tempfile
 from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -16,6 +15,8 @@ from gateway.catalogue import Model
 from gateway.config import Config
 from gateway.engine import Engine
 from gateway.fleet import Fleet
+from gateway.folder import Folder
+from gateway.images import installed
 from gateway.images.fetch import Fetcher
 from gateway.images.ingest import Ingest
 from gateway.launch import command, environment
@@ -25,6 +26,10 @@ from gateway.redis import Leases, Link
 from gateway.remote import RemoteEngine
 from gateway.shared_quota import SharedBooks
 
+log = logging.getLogger(__name__)
+
+FOLDERS = "altgate-engines-"  # where the engines' sockets lie
+
 
 class Parts:
     """Every part once, and the captioner that is made of them. They work inside `running`.
@@ -33,14 +38,16 @@ class Parts:
     """
 
     def __init__(self, config: Config, *, port: int | None = None) -> None:
-        self._folder = Path(tempfile.gettempdir()) / f"altgate-{secrets.token_hex(8)}"
+        self._folder = Folder(Path(tempfile.gettempdir()), FOLDERS)
         self._link = Link(config.cache.redis) if config.cache.redis is not None else None
         self.books = SharedBooks(self._link) if self._link is not None else LocalBooks()
+        for kind in installed.missing(config.images.formats):
+            log.warning("'images.formats' names '%s', but its decoder is not installed: altgate[%s]", kind, kind)
         self._fetcher = Fetcher(config.images, own_port=port)
         self._ingest = Ingest(self._fetcher, config.images)
         self._fleet = Fleet(max_loaded=config.engines.max_loaded, idle_timeout=config.engines.idle_timeout)
         self._engines = {
-            model.name: self._engine(model, str(self._folder / f"{number}.sock"), config)
+            model.name: self._engine(model, str(self._folder.path / f"{number}.sock"), config)
             for number, model in enumerate(config.models)
         }
         self.captioner = Captioner(
@@ -58,8 +65,7 @@ class Parts:
     async def running(self) -> AsyncIterator[Captioner]:
         """The captioner with all its parts running, and none of them when the context ends."""
         async with AsyncExitStack() as stack:
-            self._folder.mkdir(mode=0o700)
-            stack.callback(shutil.rmtree, self._folder, ignore_errors=True)
+            stack.enter_context(self._folder)
             if self._link is not None:
                 await stack.enter_async_context(self._link)
             await stack.enter_async_context(self.books)

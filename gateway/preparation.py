@@ -1,6 +1,7 @@
 """`altgate prepare`: has a published checkpoint made into one that an engine can load, by the engine's own program."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,15 +21,22 @@ def prepared(name: str, source: Path, tokenizer: Path | None, out: Path) -> str:
         ConfigError: it cannot be done; the message says why.
     """
     model = _named(name)
+    place = out.resolve()  # now: what is prepared may take the current folder's place
     options = [f"--model={model}", f"--source={source}", f"--out={out}"]
     words = [f"--tokenizer={tokenizer}"] if tokenizer is not None else []
-    done = subprocess.run(  # noqa: S603 - our own interpreter and program
-        [sys.executable, "-m", PROGRAM, *options, *words], stderr=subprocess.PIPE, text=True, check=False
-    )
+    # -P: the current folder may be the checkpoint's, whose code nobody is to run.
+    command = [sys.executable, "-P", "-m", PROGRAM, *options, *words]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)  # noqa: S603 - our own program
     if done.returncode:
         last = done.stderr.strip().rpartition("\n")[2]
-        raise ConfigError(last.removeprefix(MARK) if last.startswith(MARK) else done.stderr)
-    return f"[models.{model}]\nsource = {json.dumps(str(out.resolve()), ensure_ascii=False)}"
+        raise ConfigError(last.removeprefix(MARK) if last.startswith(MARK) else done.stderr or _end(done.returncode))
+    return f"[models.{model}]\nsource = {json.dumps(str(place), ensure_ascii=False)}"
+
+
+def _end(code: int) -> str:
+    """How a program ended that could say nothing."""
+    how = f"was ended by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"ended with exit code {code}"
+    return f"The preparation {how}. Run it again."
 
 
 def _named(name: str) -> str:

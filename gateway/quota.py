@@ -83,7 +83,7 @@ class LocalBooks:
         return outcome
 
     def note(self, caller: Caller, wanted: Wanted, outcome: Outcome) -> None:
-        """Writes down what came of it, here or elsewhere."""
+        """Writes down what came of it, here or elsewhere; what was taken before stays taken."""
         now = self._clock()
         kinds: tuple[tuple[Reason, Bucket | None], ...] = (
             ("requests", outcome.requests),
@@ -91,7 +91,8 @@ class LocalBooks:
         )
         for kind, left in kinds:
             if left is not None:
-                self._full_at[caller.key_id, kind] = now + left.debt
+                before = self._full_at.get((caller.key_id, kind), 0)
+                self._full_at[caller.key_id, kind] = max(before, now + left.debt)
         if wanted.place is not None and outcome.refused is None:
             self._places[caller.key_id].add(wanted.place)
 

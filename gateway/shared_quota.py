@@ -5,6 +5,8 @@ said last is written in them, so nobody starts anew.
 """
 
 import asyncio
+import time
+from collections import deque
 from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Self
@@ -16,6 +18,7 @@ from gateway.redis import Link, Unanswered
 
 LEASE = 30.0  # seconds: a gateway that was killed keeps its places for so long
 RENEW_EVERY = 10.0  # seconds
+TIDY_EVERY = 1.0  # seconds
 MICROSECONDS = 1_000_000
 
 # By Redis's own clock, so that no gateway's matters. What is no time within a minute means nothing, as in bucket.py.
@@ -65,18 +68,19 @@ class SharedBooks:
     def __init__(self, link: Link) -> None:
         self._link = link
         self._local = LocalBooks()
-        self._renewing: asyncio.Task[None] | None = None
+        self._left: deque[tuple[float, str, str]] = deque()  # places that Redis may still hold, and until when
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
-        self._renewing = asyncio.create_task(self._renew())
+        self._tasks = [asyncio.create_task(self._renew()), asyncio.create_task(self._tidy())]
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._renewing is not None:
-            self._renewing.cancel()
-            await asyncio.gather(self._renewing, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def take(self, caller: Caller, wanted: Wanted) -> Outcome:
         """Takes all that is wanted, or nothing."""
@@ -89,10 +93,11 @@ class SharedBooks:
             round(LEASE * MICROSECONDS),
         ]
         try:
-            refused, *debts = await self._link.ask(lambda redis: redis.eval(_TAKE, 3, *_names(caller), *arguments))
-        except Unanswered:
+            answer = await self._link.ask(lambda redis: redis.eval(_TAKE, 3, *_names(caller), *arguments))
+            refused, *debts = answer
+            outcome = Outcome(_owing(requests, debts[0]), _owing(pictures, debts[1]), _REFUSED[refused])
+        except (Unanswered, TypeError, ValueError, LookupError):  # of the last three, what is no answer of our script
             return await self._local.take(caller, wanted)
-        outcome = Outcome(_owing(requests, debts[0]), _owing(pictures, debts[1]), _REFUSED[refused])
         self._local.note(caller, wanted, outcome)
         return outcome
 
@@ -105,7 +110,19 @@ class SharedBooks:
         try:
             await self._link.ask(lambda redis: redis.zrem(name, *places))
         except Unanswered:
-            return
+            ends = time.monotonic() + LEASE
+            self._left.extend((ends, name, place) for place in places)
+
+    async def _tidy(self) -> None:
+        """Gives back what Redis could not be told of at the time, unless its lease has ended by itself."""
+        while True:
+            await asyncio.sleep(TIDY_EVERY)
+            while self._left and self._left[0][0] <= time.monotonic():
+                self._left.popleft()
+            if not self._link.is_down:
+                for _ in range(len(self._left)):
+                    _, name, place = self._left.popleft()
+                    await self._remove(name, [place])
 
     async def _renew(self) -> None:
         while True:

@@ -3,7 +3,8 @@
 vLLM replays its graph for decoding whenever each request of a step has exactly one token, and that graph computes the
 language expert alone. So no step of single tokens may hold a picture's patch. It cannot while a step takes more tokens
 than sequences: single tokens then never use up a step's budget, so nothing cuts a prompt to one token, and the one
-token that is left of a prompt is its last, which is text.
+token that is left of a prompt is its last, which is text. Only by priority may vLLM take a request out of a step again
+that had used up its budget, and leave single tokens of which one is a patch.
 """
 
 from typing import Final, NamedTuple
@@ -19,6 +20,7 @@ class Budgets(NamedTuple):
     long_prefill_token_threshold: int | None = None
     max_model_len: int | None = None
     speculative: bool = False
+    scheduling_policy: str | None = None
 
 
 def refusal(budgets: Budgets, image_tokens: int) -> str | None:
@@ -36,6 +38,11 @@ def refusal(budgets: Budgets, image_tokens: int) -> str | None:
         return "`long-prefill-token-threshold` must not be 1, or parts of a picture could be read as text; leave it out"
     if budgets.speculative:
         return "CogVLM cannot be run with speculative decoding; leave out `speculative-config`"
+    if budgets.scheduling_policy == "priority":
+        return (
+            '`scheduling-policy = "priority"` cannot be used with CogVLM, or parts of a picture could be read as text; '
+            "leave it out"
+        )
     if length is not None and length < image_tokens + TEXT_TOKENS:
         return (
             f"`max_model_len` ({length}) has no room for a picture, which takes {image_tokens} tokens beside the text; "

@@ -33,12 +33,14 @@ class CogVLMVisionConfig(PreTrainedConfig):
 class CogVLMConfig(PreTrainedConfig):
     """The language model and its tower.
 
-    `image_tokens` is what a picture takes of a prompt; since its patches share a position, `max_position_embeddings` is
-    greater by that than what the authors publish. `vision_qkv_bias` is of the vision expert alone.
+    `image_tokens` is what a picture takes of a prompt; since all but three of them, the two around the patches and one
+    patch, take no position of their own, `max_position_embeddings` is greater by `image_tokens - 3` than what the
+    authors publish. `vision_qkv_bias` is of the vision expert alone.
 
     `rope_tables` is the precision in which rotary angles are computed. The authors run, and have trained, with
     "bfloat16", in which positions above 256 are not distinct any more; LMDeploy and vLLM's own kernels use "float32". A
-    caption's positions are below 100, because all patches share one, and there the two differ by less than 0.1 rad.
+    short caption's positions are below 100, because all patches share one; the two differ by up to 0.17 rad at the
+    positions up to 50, by up to 0.33 (CogVLM) or 0.39 (CogVLM2) below 100, and by ever more after that.
     Only the real weights can tell which is better; `--hf-overrides '{"rope_tables": "bfloat16"}'` chooses the authors'.
     """
 

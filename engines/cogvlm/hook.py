@@ -37,6 +37,7 @@ def require_budgets(vllm_config: VllmConfig) -> None:
         long_prefill_token_threshold=scheduler.long_prefill_token_threshold,
         max_model_len=vllm_config.model_config.max_model_len,
         speculative=vllm_config.speculative_config is not None,
+        scheduling_policy=scheduler.policy,
     )
     if sentence := refusal(budgets, config_of(vllm_config).image_tokens):
         raise ValueError(f"cogvlm: {sentence}")

@@ -5,7 +5,7 @@ between them stands only in their authors' code. All of it is known here and now
 made here says everything, and the model does not ask which generation it is.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import IntEnum
 from typing import Any, Final
@@ -14,6 +14,8 @@ from engines.loading import LoadError
 
 ARCHITECTURE: Final = "CogVLMForCausalLM"
 MODEL_TYPE: Final = "cogvlm"
+MARK: Final = "altgate"  # the field by which a configuration that was made here is known
+VERSION: Final = 1  # of what is made here: what was made by another is made again
 AGAIN: Final = "download the checkpoint again"
 
 Shape = tuple[int, ...]
@@ -47,6 +49,10 @@ DEFAULTS: Final[Mapping[Generation, Mapping[str, Any]]] = {
         "template_version": "chat",
     },
 }
+# What their programs could do otherwise, and what is made here could not.
+DTYPES: Final = ("bfloat16", "float16", "float32")
+FORMS: Final = ("chat", "vqa")
+MAX_LAYERS: Final = 1000
 NOT_COGVLM: Final[Mapping[str, str]] = {
     "CogAgentForCausalLM": "is CogAgent, another architecture than CogVLM's, which cannot be served",
     "CogVLMVideoForCausalLM": "is made for videos, of another architecture than CogVLM's, and cannot be served",
@@ -119,11 +125,25 @@ class Architecture:
         names = (f"model.layers.{at}.self_attn.rotary_emb.inv_freq" for at in range(self.num_hidden_layers))
         return dict.fromkeys(names, (self.head_dim // 2,))
 
+    def endings(self, published: Mapping[str, Any], name: str) -> list[int]:
+        """The tokens that end an answer, by both files that name some: config.json, and this generation_config.json.
+
+        Raises:
+            LoadError: one of them is no token of the model.
+        """
+        fields = _Fields(published, name, "generation_config.json")
+        others = _list(fields.tokens("eos_token_id")) if published.get("eos_token_id") is not None else []
+        ids = list(dict.fromkeys((*_list(self.eos_token_id), *others)))
+        if max(ids) >= self.vocab_size:
+            raise LoadError(f"{name} ends its answers with a token that it does not have: {max(ids)}; {AGAIN}")
+        return ids
+
     def configuration(self) -> dict[str, Any]:
         """The config.json that our own model reads, without any rule left to know."""
         return {
             "architectures": [ARCHITECTURE],
             "model_type": MODEL_TYPE,
+            MARK: VERSION,
             "dtype": self.dtype,
             "vocab_size": self.vocab_size,
             "hidden_size": self.hidden_size,
@@ -218,7 +238,8 @@ def read(config: Mapping[str, Any], name: str) -> Architecture:
     _ensure_cogvlm(config, name)
     is_second = "num_multi_query_heads" in config
     generation = Generation.COGVLM2 if is_second else Generation.COGVLM
-    fields = _Fields({**DEFAULTS[generation], **config}, name)
+    fields = _Fields({**DEFAULTS[generation], "torch_dtype": "bfloat16", "hidden_act": "silu", **config}, name)
+    fields.one_of("hidden_act", ("silu",))
     heads = fields.count("num_attention_heads")
     architecture = Architecture(
         generation=generation,
@@ -233,30 +254,35 @@ def read(config: Mapping[str, Any], name: str) -> Architecture:
         bos_token_id=fields.token("bos_token_id"),
         eos_token_id=fields.tokens("eos_token_id"),
         pad_token_id=fields.token("pad_token_id"),
-        template_version=fields.text("template_version"),
-        dtype=str(config.get("dtype") or config.get("torch_dtype") or "bfloat16"),
-        vision=_vision(_Fields(config.get("vision_config"), f"{name} (vision_config)"), downsample=is_second),
+        template_version=fields.one_of("template_version", FORMS),
+        dtype=fields.one_of("dtype" if config.get("dtype") else "torch_dtype", DTYPES),
+        vision=_vision(_tower_fields(config.get("vision_config"), name), downsample=is_second),
     )
     _ensure_consistent(architecture, name)
     return architecture
 
 
 def is_published(config: Mapping[str, Any]) -> bool:
-    """Whether a config.json is of CogVLM's family as its authors publish it, hence to be prepared or refused."""
-    return "model_type" not in config and not {ARCHITECTURE, *NOT_COGVLM}.isdisjoint(_architectures(config))
+    """Whether a config.json is of CogVLM's family as its authors publish it, hence to be prepared or refused.
+
+    It names no type of model then, unless a library that saved it again has put one in.
+    """
+    is_theirs = config.get("model_type") in (None, "", MODEL_TYPE) and not is_prepared(config)
+    return is_theirs and not {ARCHITECTURE, *NOT_COGVLM}.isdisjoint(_architectures(config))
 
 
 def is_prepared(config: Mapping[str, Any]) -> bool:
     """Whether a config.json is one that was made here."""
-    return config.get("model_type") == MODEL_TYPE
+    return config.get("model_type") == MODEL_TYPE and MARK in config
 
 
 class _Fields:
     """The fields of a config.json, of which nothing is taken on trust."""
 
-    def __init__(self, values: object, name: str) -> None:
+    def __init__(self, values: object, name: str, file: str = "config.json") -> None:
         self._values: Mapping[str, Any] = values if isinstance(values, Mapping) else {}
         self._name = name
+        self._file = file
 
     def count(self, key: str) -> int:
         value = self._values.get(key)
@@ -268,22 +294,32 @@ class _Fields:
 
     def tokens(self, key: str) -> int | list[int]:
         value = self._values.get(key)
-        is_list = isinstance(value, list) and value and all(type(each) is int and each >= 0 for each in value)
+        is_list = isinstance(value, list) and value and all(type(each) is int and 0 <= each < 2**31 for each in value)
         return list(value) if is_list and isinstance(value, list) else self.token(key)
 
     def epsilon(self, key: str) -> float:
         value = self._values.get(key)
         return value if isinstance(value, float) and 0 < value < 1 else self._refuse(key)
 
-    def text(self, key: str) -> str:
+    def one_of(self, key: str, known: Sequence[str]) -> str:
         value = self._values.get(key)
-        return value if isinstance(value, str) else self._refuse(key)
+        if value in known:
+            return str(value)
+        raise LoadError(
+            f"the {self._file} of {self._name} has a '{key}' that cannot be served; only {' and '.join(known)} can"
+        )
 
     def _refuse(self, key: str) -> Any:
-        raise LoadError(f"the config.json of {self._name} has no usable '{key}'; {AGAIN}")
+        raise LoadError(f"the {self._file} of {self._name} has no usable '{key}'; {AGAIN}")
+
+
+def _tower_fields(values: object, name: str) -> _Fields:
+    given = values if isinstance(values, Mapping) else {}
+    return _Fields({"hidden_act": "gelu", **given}, f"{name} (vision_config)")
 
 
 def _vision(fields: _Fields, *, downsample: bool) -> Vision:
+    fields.one_of("hidden_act", ("gelu",))
     return Vision(
         hidden_size=fields.count("hidden_size"),
         intermediate_size=fields.count("intermediate_size"),
@@ -304,6 +340,8 @@ def _architectures(config: Mapping[str, Any]) -> list[str]:
 
 
 def _ensure_cogvlm(config: Mapping[str, Any], name: str) -> None:
+    if is_prepared(config):
+        raise LoadError(f"{name} is prepared already; use it as it is")
     named = _architectures(config)
     for architecture, sentence in NOT_COGVLM.items():
         if architecture in named:
@@ -325,12 +363,17 @@ def _ensure_consistent(architecture: Architecture, name: str) -> None:
         "num_multi_query_heads": architecture.num_attention_heads % architecture.num_key_value_heads == 0,
         "num_positions": vision.num_positions == side**2 + 1 and not (vision.downsample and side % 2),
         "num_heads": vision.hidden_size % vision.num_heads == 0,
+        "num_hidden_layers": max(architecture.num_hidden_layers, vision.num_hidden_layers) <= MAX_LAYERS,
         "bos_token_id": architecture.bos_token_id < architecture.vocab_size,
         "pad_token_id": architecture.pad_token_id < architecture.vocab_size,
     }
     for key, good in fits.items():
         if not good:
             raise LoadError(f"the config.json of {name} does not fit together: '{key}' does not; {AGAIN}")
+
+
+def _list(ids: int | list[int]) -> list[int]:
+    return ids if isinstance(ids, list) else [ids]
 
 
 def _biased(name: str, shape: Shape) -> Iterator[tuple[str, Shape]]:

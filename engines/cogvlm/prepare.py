@@ -6,21 +6,22 @@ the weights are linked, not copied.
 """
 
 import argparse
+import errno
 import json
+import os
 import shutil
 import sys
-import tempfile
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from engines.cogvlm import layout, tokens, weights
 from engines.cogvlm.layout import Architecture, Generation
 from engines.loading import LoadError, Report, unreported
+from engines.lock import held
 from engines.source import DOWNLOADED, configuration
 
-VERSION: Final = 1  # of what is made here: what was made by another is made again
 PREPARED: Final = 0.85  # of all loading, once the folder is there
 TOKENIZERS: Final = {  # the names by which the two are published
     Generation.COGVLM: "lmsys/vicuna-7b-v1.5",
@@ -28,6 +29,9 @@ TOKENIZERS: Final = {  # the names by which the two are published
 }
 MODELS: Final = {"cogvlm-chat": Generation.COGVLM, "cogvlm2-llama3-chat-19b": Generation.COGVLM2}
 TEMPLATES: Final = {Generation.COGVLM: "cogvlm.jinja", Generation.COGVLM2: "cogvlm2.jinja"}
+TEMPLATE: Final = "chat_template.jinja"
+GENERATION: Final = "generation_config.json"
+FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 NOT_FOR_VLLM: Final = ("auto_map", "chat_template")  # in a tokenizer's configuration: others' code, another template
 
 
@@ -42,30 +46,37 @@ def prepare(
     Raises:
         LoadError: the checkpoint or the tokenizer cannot be used, or `out` is in the way.
     """
-    config = configuration(source, name)
-    if layout.is_prepared(config):
-        raise LoadError(f"{name} is prepared already; use it as it is")
-    architecture = layout.read(config, name)
-    words = _tokenizer(source, tokenizer, architecture, name)
-    checked = weights.check(
-        source, architecture, name, lambda part: report("prepare", DOWNLOADED + (PREPARED - DOWNLOADED) * part)
-    )
-    links = {file: (source / file).resolve() for file in checked}
-    _ensure_free(out, links)
-    try:
-        _build(source, words, out, architecture, links)
-    except OSError as error:
-        raise LoadError(f"the prepared checkpoint could not be written ({error.strerror}); make room for it") from error
+    made_of = _checked(source, tokenizer, name, report)
+    place = Path(os.path.abspath(out))  # noqa: PTH100 - resolving would follow a link in its place
+    with _alone(place, "name another folder"):
+        _ensure_free(place, made_of.links)
+        _build(made_of, place)
+
+
+def ensure_prepared(source: Path, tokenizer: Path | None, out: Path, *, name: str, report: Report) -> None:
+    """The same for a folder of Altgate's own cache: one that is there already is kept, unless it is damaged.
+
+    Whoever else is at it is waited for.
+
+    Raises:
+        LoadError: as above.
+    """
+    if _fault(out, name) is None:
+        return
+    with _alone(out, "set XDG_CACHE_HOME to another folder"):
+        if _fault(out, name) is not None:
+            _build(_checked(source, tokenizer, name, report), out)
 
 
 def ensure_intact(folder: Path, name: str) -> None:
-    """Refuses a prepared folder whose weights are not where they were; `name` is the checkpoint's, for people.
+    """Refuses a prepared folder in which something is missing; `name` is the checkpoint's, for people.
 
     Raises:
         LoadError: as said.
     """
-    if not all(file.exists() for file in folder.glob("*.safetensors")):
-        raise LoadError(f"the weights of {name} are no longer where they were when it was prepared; prepare it again")
+    fault = _fault(folder, name)
+    if fault is not None:
+        raise LoadError(f"{fault}; prepare it again")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -94,6 +105,34 @@ def _ensure_generation(model: str, source: Path) -> None:
         raise LoadError(f"the source is of the other generation, that of {is_}; name that model, or another source")
 
 
+class _MadeOf(NamedTuple):
+    """What a prepared folder is made of, which was found good: `links` are the names of its weights and where they are.
+
+    `tokenizer` is its folder, `endings` are the tokens that end an answer, `weight_map` is the index of the weights.
+    """
+
+    tokenizer: Path
+    architecture: Architecture
+    endings: list[int]
+    weight_map: Path | None
+    links: dict[str, Path]
+
+
+def _checked(source: Path, tokenizer: Path | None, name: str, report: Report) -> _MadeOf:
+    architecture = layout.read(configuration(source, name), name)
+    words = _tokenizer(source, tokenizer, architecture, name)
+    files = weights.check(
+        source, architecture, name, lambda part: report("prepare", DOWNLOADED + (PREPARED - DOWNLOADED) * part)
+    )
+    return _MadeOf(
+        tokenizer=words,
+        architecture=architecture,
+        endings=architecture.endings(_published_generation(source, name), name),
+        weight_map=source / weights.INDEX if (source / weights.INDEX).is_file() else None,
+        links={file: (source / file).resolve() for file in files},
+    )
+
+
 def _tokenizer(source: Path, given: Path | None, architecture: Architecture, name: str) -> Path:
     """The folder of the tokenizer, which fits."""
     folder = given or source
@@ -103,6 +142,48 @@ def _tokenizer(source: Path, given: Path | None, architecture: Architecture, nam
         raise LoadError(f"{whose} holds no tokenizer, which is published as {wanted}; name its folder as `tokenizer`")
     tokens.ensure_fits(folder, architecture, f"the tokenizer of {name}")
     return folder
+
+
+def _published_generation(source: Path, name: str) -> dict[str, Any]:
+    """The checkpoint's generation_config.json; an empty one where there is none."""
+    file = source / GENERATION
+    if not file.is_file():
+        return {}
+    try:
+        config = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        config = None
+    if not isinstance(config, dict):
+        raise LoadError(f"the {GENERATION} of {name} cannot be read; {layout.AGAIN}")
+    return config
+
+
+def _fault(folder: Path, name: str) -> str | None:
+    """What is wrong with a prepared folder, or with one that is not there; None where nothing is."""
+    try:
+        config = configuration(folder, name)
+        files = weights.named(folder, name)
+    except LoadError:
+        return f"the prepared checkpoint of {name} cannot be read"
+    if not layout.is_prepared(config) or config[layout.MARK] != layout.VERSION:
+        return f"{name} was prepared by another version of Altgate"
+    if not all((folder / file).is_file() for file in files):
+        return f"the weights of {name} are no longer where they were when it was prepared"
+    if not tokens.is_tokenizer(folder) or not all((folder / file).is_file() for file in (GENERATION, TEMPLATE)):
+        return f"{name} was prepared, and has lost some of its files since"
+    return None
+
+
+@contextmanager
+def _alone(out: Path, elsewhere: str) -> Iterator[None]:
+    """Lets nobody else make `out` meanwhile; what cannot be written is told, with the remedy where it is not room."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with held(out.with_name(f".{out.name}.lock")):
+            yield
+    except OSError as error:
+        remedy = "make room for it" if error.errno in FULL else elsewhere
+        raise LoadError(f"the prepared checkpoint could not be written ({error.strerror}); {remedy}") from error
 
 
 def _ensure_free(out: Path, links: dict[str, Path]) -> None:
@@ -123,14 +204,15 @@ def _links(folder: Path) -> dict[str, Path]:
     return {file.name: file.resolve() for file in folder.glob("*.safetensors")}
 
 
-def _build(source: Path, tokenizer: Path, out: Path, architecture: Architecture, links: dict[str, Path]) -> None:
-    """Makes the folder beside its place and moves it there when it is finished."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    workshop = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+def _build(made_of: _MadeOf, out: Path) -> None:
+    """Makes the folder beside its place and moves it there when it is finished. Nobody else may be at it."""
+    workshop = out.with_name(f".{out.name}.unfinished")
+    shutil.rmtree(workshop, ignore_errors=True)  # a preparation was killed
+    workshop.mkdir(mode=0o700)
     try:
         made = workshop / "made"
         made.mkdir()
-        _fill(made, source, tokenizer, architecture, links)
+        _fill(made, made_of)
         with suppress(FileNotFoundError):
             out.rename(workshop / "before")
         made.rename(out)
@@ -138,35 +220,35 @@ def _build(source: Path, tokenizer: Path, out: Path, architecture: Architecture,
         shutil.rmtree(workshop, ignore_errors=True)
 
 
-def _fill(made: Path, source: Path, tokenizer: Path, architecture: Architecture, links: dict[str, Path]) -> None:
-    for file, target in links.items():
+def _fill(made: Path, made_of: _MadeOf) -> None:
+    for file, target in made_of.links.items():
         (made / file).symlink_to(target)
-    if (source / weights.INDEX).is_file():
-        shutil.copyfile(source / weights.INDEX, made / weights.INDEX)
+    if made_of.weight_map is not None:
+        shutil.copyfile(made_of.weight_map, made / weights.INDEX)
     for file in tokens.FILES:
-        if (tokenizer / file).is_file():
-            shutil.copyfile(tokenizer / file, made / file)
+        if (made_of.tokenizer / file).is_file():
+            shutil.copyfile(made_of.tokenizer / file, made / file)
     settings = json.loads((made / tokens.SETTINGS).read_bytes())
     _write(made / tokens.SETTINGS, {key: value for key, value in settings.items() if key not in NOT_FOR_VLLM})
-    template = Path(__file__).with_name(TEMPLATES[architecture.generation])
-    shutil.copyfile(template, made / "chat_template.jinja")
-    _write(made / "generation_config.json", _generation(architecture))
-    _write(made / "config.json", architecture.configuration())
+    template = Path(__file__).with_name(TEMPLATES[made_of.architecture.generation])
+    shutil.copyfile(template, made / TEMPLATE)
+    _write(made / GENERATION, _generation(made_of))
+    _write(made / "config.json", made_of.architecture.configuration())
 
 
-def _generation(architecture: Architecture) -> dict[str, Any]:
+def _generation(made_of: _MadeOf) -> dict[str, Any]:
     """Greedy, as its authors' programs decode; a request may ask for chance."""
     return {
-        "bos_token_id": architecture.bos_token_id,
-        "eos_token_id": architecture.eos_token_id,
-        "pad_token_id": architecture.pad_token_id,
+        "bos_token_id": made_of.architecture.bos_token_id,
+        "eos_token_id": made_of.endings if len(made_of.endings) > 1 else made_of.endings[0],
+        "pad_token_id": made_of.architecture.pad_token_id,
         "do_sample": False,
         "temperature": 0.0,
     }
 
 
 def _write(file: Path, content: dict[str, Any]) -> None:
-    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="ascii")
 
 
 if __name__ == "__main__":

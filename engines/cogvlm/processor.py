@@ -91,7 +91,9 @@ class CogVLMProcessor(BaseMultiModalProcessor[CogVLMProcessingInfo]):
     def _get_mm_fields_config(
         self, hf_inputs: BatchFeature, hf_processor_mm_kwargs: Mapping[str, object]
     ) -> Mapping[str, MultiModalFieldConfig]:
-        return {"pixel_values": MultiModalFieldConfig.batched("image")}
+        # What vLLM finds whole in its prefix cache it sends to its workers without its fields, but for those that stay
+        # on the CPU; and a request that is preempted may have to be computed without its prefix, from its pixels.
+        return {"pixel_values": MultiModalFieldConfig.batched("image", keep_on_cpu=True)}
 
     @override
     def _get_prompt_updates(

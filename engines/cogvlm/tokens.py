@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from engines.cogvlm.layout import Architecture
-from engines.loading import LoadError
+from engines.loading import LoadError, shown
 
 VOCABULARIES: Final = ("tokenizer.json", "tokenizer.model")
 SETTINGS: Final = "tokenizer_config.json"
 FILES: Final = (*VOCABULARIES, SETTINGS, "special_tokens_map.json", "added_tokens.json")
 MAX_FILE: Final = 64 * 2**20  # bytes
+LARGEST: Final = 2**31  # more than any vocabulary
+# What odd files lead to.
+UNREADABLE: Final = (OSError, ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError)
 
 
 def is_tokenizer(folder: Path) -> bool:
@@ -28,13 +31,13 @@ def ensure_fits(folder: Path, architecture: Architecture, name: str) -> None:
     try:
         ids = _vocabulary(folder)
         bos = _first_token(folder)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError):
+    except UNREADABLE:
         raise LoadError(f"{name} cannot be read; download it again") from None
     size, placeholder = max(ids.values(), default=-1) + 1, architecture.pad_token_id
     if size != architecture.vocab_size:
         _refuse(name, f"it has {size} tokens, the model {architecture.vocab_size}")
     if ids.get(bos) != architecture.bos_token_id:
-        _refuse(name, f"{bos!r}, with which its texts begin, is not token {architecture.bos_token_id}")
+        _refuse(name, f"'{shown(bos)}', with which its texts begin, is not token {architecture.bos_token_id}")
     if not any(at == placeholder and token[:1] + token[-1:] == "<>" for token, at in ids.items()):
         _refuse(name, f"token {placeholder}, which stands for pictures, is a word of it")
 
@@ -51,13 +54,21 @@ def _first_token(folder: Path) -> str:
 
 def _vocabulary(folder: Path) -> dict[str, int]:
     """The number of every token, those included that were added later."""
+    ids = _numbered(folder)
+    if not all(isinstance(token, str) and type(at) is int and 0 <= at < LARGEST for token, at in ids.items()):
+        raise TypeError(folder.name)
+    return ids
+
+
+def _numbered(folder: Path) -> dict[Any, Any]:
+    """The same, as the files have it."""
     described = _json(folder / "tokenizer.json")
     if described:
         words = described["model"]["vocab"]  # a table, or pairs with a score in their order
         ids = dict(words) if isinstance(words, dict) else {word[0]: at for at, word in enumerate(words)}
-        return ids | {token["content"]: int(token["id"]) for token in described.get("added_tokens", ())}
+        return ids | {token["content"]: token["id"] for token in described.get("added_tokens", ())}
     ids = {piece: at for at, piece in enumerate(_pieces(_read(folder / "tokenizer.model")))}
-    return ids | {token: int(at) for token, at in _json(folder / "added_tokens.json").items()}
+    return {**ids, **_json(folder / "added_tokens.json")}
 
 
 def _json(file: Path) -> Mapping[str, Any]:

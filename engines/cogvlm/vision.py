@@ -30,8 +30,9 @@ class CogVLMVision(nn.Module):
         self.eoi = nn.Parameter(torch.empty(1, 1, config.hidden_size))
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Pixels [pictures, 3, size, size] become embeddings [pictures, image tokens, width]."""
-        patches = self.transformer(self.patch_embedding(pixels))[:, 1:]  # without the class token
+        """Pixels [pictures, 3, size, size], on any device, become embeddings [pictures, image tokens, width]."""
+        patches = self.patch_embedding(pixels.to(self.boi.device))
+        patches = self.transformer(patches)[:, 1:]  # without the class token
         if self.conv is not None:
             patches = downsampled(patches, self.conv)
         embeddings = self.linear_proj(patches)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from engines.cogvlm.layout import AGAIN, Architecture, Shape
-from engines.loading import LoadError
+from engines.loading import LoadError, shown
 
 INDEX: Final = "model.safetensors.index.json"
 SINGLE: Final = "model.safetensors"
@@ -15,7 +15,8 @@ MAX_INDEX: Final = 64 * 2**20  # bytes
 MAX_HEADER: Final = 100 * 10**6  # bytes; the format's own bound
 FLOATS: Final = {"BF16": 2, "F16": 2, "F32": 4}  # bytes of a number
 SHOWN: Final = 3  # names in a sentence
-UNREADABLE: Final = (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError)  # what odd files lead to
+# What odd files lead to.
+UNREADABLE: Final = (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 
 
 class _Tensor(NamedTuple):
@@ -33,15 +34,28 @@ def check(folder: Path, architecture: Architecture, name: str, report: Callable[
     """
     index = _index(folder, name)
     files = sorted(set(index.values()))
-    lacking = [file for file in files if not (folder / file).is_file()]
+    lacking = [shown(file) for file in files if not (folder / file).is_file()]
     _refuse_any(f"{name} lacks {len(lacking)} of its {len(files)} files of weights", lacking)
     stored: dict[str, _Tensor] = {}
+    misplaced: list[str] = []
     for done, file in enumerate(files, start=1):
-        header = _header(folder / file, f"{file} of {name}")
-        stored |= {tensor: header[tensor] for tensor, place in index.items() if place == file and tensor in header}
+        header = _header(folder / file, f"{shown(file)} of {name}")
+        placed = {tensor for tensor, place in index.items() if place == file}
+        stored |= {tensor: held for tensor, held in header.items() if tensor in placed}
+        misplaced += map(shown, sorted(placed ^ header.keys()))
         report(done / len(files))
     _compare(stored, architecture, name)
+    _refuse_any(f"{name} has its tensors in other files than its {INDEX} says", misplaced)
     return files
+
+
+def named(folder: Path, name: str) -> list[str]:
+    """The names of the files that a checkpoint's weights are to be in, whether they are there or not.
+
+    Raises:
+        LoadError: its index cannot be read.
+    """
+    return sorted(set(_index(folder, name).values())) if (folder / INDEX).is_file() else [SINGLE]
 
 
 def _compare(stored: Mapping[str, _Tensor], architecture: Architecture, name: str) -> None:
@@ -50,13 +64,14 @@ def _compare(stored: Mapping[str, _Tensor], architecture: Architecture, name: st
     known = needed | architecture.optional_tensors()
     lacking = [key for key in needed if key not in stored]
     misshapen = [
-        f"{key} is {list(stored[key].shape)} and not {list(shape)}"
+        f"{shown(key)} is {shown(str(list(stored[key].shape)))} and not {list(shape)}"
         for key, shape in known.items()
         if key in stored and stored[key].shape != shape
     ]
-    odd = [f"{key} is {tensor.dtype}" for key, tensor in stored.items() if tensor.dtype not in FLOATS]
+    odd = [f"{shown(key)} is {shown(tensor.dtype)}" for key, tensor in stored.items() if tensor.dtype not in FLOATS]
+    strange = [shown(key) for key in stored if key not in known]
     _refuse_any(f"{name} lacks {len(lacking)} of its architecture's {len(needed)} tensors", lacking)
-    _refuse_any(f"{name} has tensors that CogVLM does not have", [key for key in stored if key not in known])
+    _refuse_any(f"{name} has tensors that CogVLM does not have", strange)
     _refuse_any(f"{name} has tensors of another shape than its config.json says", misshapen)
     _refuse_any(f"{name} has tensors that are neither bfloat16 nor float16 nor float32", odd)
 

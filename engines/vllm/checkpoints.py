@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from engines.cogvlm import layout
+from engines.cogvlm import layout, tokens, weights
 from engines.cogvlm.budgets import Budgets, refusal
-from engines.cogvlm.prepare import VERSION, ensure_intact, prepare
+from engines.cogvlm.prepare import GENERATION, ensure_intact, ensure_prepared
 from engines.loading import LoadError, Report
 from engines.source import configuration, locate, locate_tokenizer, spoken
 from engines.vllm.command import cache_folder
@@ -40,7 +40,8 @@ def ready(source: str, revision: str, tokenizer: str | None, environ: Mapping[st
         if not layout.is_published(config):
             return Checkpoint(folder, config, words)
         folder = _prepared(folder, words, cache_folder(environ) / "prepared", name, report)
-    ensure_intact(folder, name)
+    else:
+        ensure_intact(folder, name)
     return Checkpoint(folder, configuration(folder, name), None)
 
 
@@ -59,17 +60,20 @@ def ensure_servable(checkpoint: Checkpoint, max_model_len: int | None, options: 
 
 def _prepared(source: Path, tokenizer: Path | None, cache: Path, name: str, report: Report) -> Path:
     """The prepared folder, named by all that it was made of: a later start finds it, and a change makes another."""
-    made_of = [str(VERSION), *_listing(source), *(_listing(tokenizer) if tokenizer is not None else ())]
+    made_of = [
+        str(layout.VERSION),
+        *_listing(source, ("config.json", GENERATION, weights.INDEX, "*.safetensors")),
+        *_listing(tokenizer or source, tokens.FILES),
+    ]
     folder = cache / hashlib.sha256("\n".join(made_of).encode()).hexdigest()[:32]
-    if not folder.is_dir():
-        prepare(source, tokenizer, folder, name=name, report=report)
+    ensure_prepared(source, tokenizer, folder, name=name, report=report)
     return folder
 
 
-def _listing(folder: Path) -> Iterator[str]:
-    """A folder's place and its files, as they are now."""
+def _listing(folder: Path, patterns: Sequence[str]) -> Iterator[str]:
+    """A folder's place and some of its files, as they are now."""
     yield str(folder.resolve())
-    for file in sorted(folder.iterdir()):
+    for file in sorted(found for pattern in patterns for found in folder.glob(pattern)):
         if file.is_file():
             seen = file.stat()
             yield f"{file.name} {seen.st_size} {seen.st_mtime_ns}"
@@ -81,6 +85,7 @@ def _budgets(max_model_len: int | None, options: Sequence[str]) -> Budgets:
     for field in ("max_num_batched_tokens", "max_num_seqs", "long_prefill_token_threshold"):
         parser.add_argument(f"--{field}", f"--{field.replace('_', '-')}", dest=field, type=_number, nargs="?")
     parser.add_argument("--speculative_config", "--speculative-config", dest="speculative", nargs="?")
+    parser.add_argument("--scheduling_policy", "--scheduling-policy", dest="scheduling_policy", nargs="?")
     given, _ = parser.parse_known_args(options)
     return Budgets(
         max_num_batched_tokens=given.max_num_batched_tokens,
@@ -88,6 +93,7 @@ def _budgets(max_model_len: int | None, options: Sequence[str]) -> Budgets:
         long_prefill_token_threshold=given.long_prefill_token_threshold,
         max_model_len=max_model_len,
         speculative=given.speculative is not None,
+        scheduling_policy=given.scheduling_policy,
     )
 
 

@@ -23,6 +23,7 @@ CLOSED: Final = {  # settings that would lock the gateway out, or open what it n
     "VLLM_API_KEY",
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING",
 }
+PLUGIN: Final = "altgate-cogvlm"  # the name of its entry point
 CHAT_TEMPLATES: Final[Mapping[str, Path]] = {  # for kinds of models that have none of their own, or none that is right
     "blip-2": Path(__file__).with_name("blip2.jinja"),
 }
@@ -51,7 +52,7 @@ class Served(NamedTuple):
 def command(served: Served) -> list[str]:
     """The command line. The operator's own options come last, so that they hold."""
     return [
-        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
+        *(sys.executable, "-P", "-m", "vllm.entrypoints.openai.api_server"),
         f"--model={served.folder}",
         *([f"--tokenizer={served.tokenizer}"] if served.tokenizer is not None else ()),
         f"--served-model-name={served.name}",
@@ -91,6 +92,8 @@ def environment(served: Served, given: Mapping[str, str]) -> dict[str, str]:
         "VLLM_CACHE_ROOT": str(cache_folder(given) / "vllm"),
         "VLLM_XGRAMMAR_CACHE_MB": "128",
         **{name: value for name, value in given.items() if name not in CLOSED},
+        **_plugins(given),
+        "PYTHONSAFEPATH": "1",  # vLLM starts Python by itself too, and nothing is to come from the current folder
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
         "DO_NOT_TRACK": "1",
@@ -104,3 +107,12 @@ def environment(served: Served, given: Mapping[str, str]) -> dict[str, str]:
         # Sleeping is nowhere but among the endpoints for development. The socket is the gateway's alone.
         "VLLM_SERVER_DEV_MODE": "1" if SLEEP_OPTION in served.options else "0",
     }
+
+
+def _plugins(given: Mapping[str, str]) -> dict[str, str]:
+    """The plugins that vLLM may load: ours too, where the operator has named others; unset, they are all."""
+    named = given.get("VLLM_PLUGINS")
+    if named is None:
+        return {}
+    others = [name for name in named.split(",") if name not in {"", PLUGIN}]
+    return {"VLLM_PLUGINS": ",".join([*others, PLUGIN])}

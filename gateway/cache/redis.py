@@ -5,7 +5,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any
 
 from gateway.cache.key import VERSION
 from gateway.cache.selection import Selection
@@ -53,7 +52,9 @@ class RedisStore:
 
     async def remove(self, selection: Selection) -> Amount:
         """Removes the answers that are meant, and nothing else."""
-        await self._link.told()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(BATCH_PATIENCE):
+                await self._link.told()
         return await self._through(selection, partial(self._removed, selection))
 
     async def _through(self, selection: Selection, work: Callable[[bytes], Awaitable[int]]) -> Amount:
@@ -70,12 +71,13 @@ class RedisStore:
     async def _names(self, beginning: str) -> AsyncIterator[list[bytes]]:
         """The names of the keys that begin so, some at a time."""
 
-        async def scan(redis: Any) -> AsyncIterator[bytes]:
-            names: AsyncIterator[bytes] = redis.scan_iter(match=f"{PREFIX}{beginning}*", count=SCANNED)
-            return names
-
-        names = await self._link.ask(scan)
-        while some := await self._link.ask(lambda _: _next(names), patience=BATCH_PATIENCE):
+        some: list[bytes] = []
+        async for name in self._link.each(lambda redis: redis.scan_iter(match=f"{PREFIX}{beginning}*", count=SCANNED)):
+            some.append(name)
+            if len(some) == AT_ONCE:
+                yield some
+                some = []
+        if some:
             yield some
 
     async def _size(self, name: bytes) -> int:
@@ -89,13 +91,3 @@ class RedisStore:
             return 0
         await self._link.ask(lambda redis: redis.unlink(name), patience=BATCH_PATIENCE)
         return len(data)
-
-
-async def _next(names: AsyncIterator[bytes]) -> list[bytes]:
-    """The next few names, none at the end."""
-    some: list[bytes] = []
-    async for name in names:
-        some.append(name)
-        if len(some) == AT_ONCE:
-            break
-    return some

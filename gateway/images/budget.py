@@ -17,16 +17,25 @@ class Budget:
     @asynccontextmanager
     async def reserved(self, wanted: int) -> AsyncIterator[None]:
         """Holds `wanted` bytes, all of them when it is more; waits in line for what is not free."""
+        taken = await self.take(wanted)
+        try:
+            yield
+        finally:
+            self.give_back(taken)
+
+    async def take(self, wanted: int) -> int:
+        """The same for who will give back what it returns."""
         wanted = min(wanted, self.size)
         if self._line or wanted > self.free:
             await self._turn(wanted)
         else:
             self.free -= wanted
-        try:
-            yield
-        finally:
-            self.free += wanted
-            self._serve()
+        return wanted
+
+    def give_back(self, taken: int) -> None:
+        """What was taken is free again, for whoever is first in line."""
+        self.free += taken
+        self._serve()
 
     async def _turn(self, wanted: int) -> None:
         turn = asyncio.get_running_loop().create_future()

@@ -26,10 +26,12 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from gateway.images.address import Address, Network, may_dial
+from gateway.images.flights import Places
 
 MAX_IDLE = 64  # connections kept, of all hosts together
 KEEP_ALIVE = 15.0  # seconds for which they are
 MAX_LOOKUPS = 64  # lookups under way; slow ones are not broken off, so there are more than anybody waits for
+MAX_LOOKUPS_PER_DOMAIN = 16  # one whose name servers are slow leaves some to the others
 
 _DISCARD = 9  # a port to name where none is spoken to
 
@@ -89,23 +91,37 @@ class SystemLookup:
     """Asks the operating system for a name's addresses, in threads of its own.
 
     A lookup cannot be broken off, so slow DNS must hold up nothing else: these threads end with the process, unlike
-    those of an executor, for which it would wait.
+    those of an executor, for which it would wait. `patience` is how many seconds one waits for one of them.
     """
 
-    def __init__(self) -> None:
-        self._places = asyncio.Semaphore(MAX_LOOKUPS)
+    def __init__(self, *, patience: float) -> None:
+        self._patience = patience
+        self._places = Places(MAX_LOOKUPS, MAX_LOOKUPS_PER_DOMAIN)
+        self._under_way: set[asyncio.Task[list[str]]] = set()
 
     async def __call__(self, host: str) -> list[str]:
         """The host's IPv4 and IPv6 addresses, in the system's order of preference.
 
         Raises:
             OSError: there are none.
+            NoPlaceError: too many lookups are under way, of that domain or in all.
         """
-        await self._places.acquire()
-        loop = asyncio.get_running_loop()
-        found: asyncio.Future[list[str]] = loop.create_future()
-        threading.Thread(target=self._look_up, args=(host, loop, found), name="dns", daemon=True).start()
-        return await found
+        task = asyncio.create_task(self._placed(host))
+        self._under_way.add(task)
+        task.add_done_callback(self._ended)
+        return await asyncio.shield(task)  # its place is taken for as long as its thread runs, whoever leaves
+
+    async def _placed(self, host: str) -> list[str]:
+        async with self._places.place(_domain(host), patience=self._patience):
+            loop = asyncio.get_running_loop()
+            found: asyncio.Future[list[str]] = loop.create_future()
+            threading.Thread(target=self._look_up, args=(host, loop, found), name="dns", daemon=True).start()
+            return await found
+
+    def _ended(self, task: "asyncio.Task[list[str]]") -> None:
+        self._under_way.remove(task)
+        if not task.cancelled():
+            task.exception()  # there may be nobody left to be told
 
     def _look_up(self, host: str, loop: asyncio.AbstractEventLoop, found: "asyncio.Future[list[str]]") -> None:
         result: list[str] | OSError
@@ -120,7 +136,6 @@ class SystemLookup:
             loop.call_soon_threadsafe(self._settle, found, result)
 
     def _settle(self, found: "asyncio.Future[list[str]]", result: list[str] | OSError) -> None:
-        self._places.release()
         if found.done():
             return  # nobody waits any more
         if isinstance(result, OSError):
@@ -222,6 +237,11 @@ class Connector(aiohttp.TCPConnector):
 
     def _open_sockets(self) -> int:
         return sum(made.fileno() >= 0 for made in self._made)
+
+
+def _domain(host: str) -> str:
+    """What a host's name ends with, in two labels: where most names of one owner meet."""
+    return ".".join(host.removesuffix(".").split(".")[-2:])
 
 
 def _result(host: str, address: str, port: int) -> ResolveResult:

@@ -9,24 +9,30 @@ that real clients send: without padding, in the URL-safe alphabet, with line bre
 """
 
 import re
+from collections.abc import Sequence
+from contextlib import suppress
 
 import pybase64
 
 from gateway.images import refusal
 from gateway.images.shared import View
-from gateway.images.sniff import sniff
+from gateway.images.sniff import Format, sniff
 
 _MAX_HEAD = 1024  # characters before the comma
 _DATA = re.compile(r"data:", re.IGNORECASE | re.ASCII)
 _LABEL = re.compile(r"data:image/(?:x-)?([a-z0-9]{1,10})[;,]", re.IGNORECASE | re.ASCII)
-_WHITE_SPACE = re.compile(r"[ \t\r\n]+")
-_URL_SAFE = str.maketrans("-_", "+/")
+_ALIASES = {"JPG": "JPEG", "HEIF": "HEIC", "TIF": "TIFF"}  # other names on labels
+_WHITE_SPACE = b" \t\r\n"
+_SPARSEST = 5 / 4  # characters for each digit, at most; lines of 64 digits have 66
+_SHORT = 1024  # bytes; of what is so short, any part may be white space
+_PIECE = 2**20  # characters; between two pieces other threads get their turn
+_URL_SAFE = bytes.maketrans(b"-_", b"+/")
 
 
-def decode(text: str, *, param: str, max_bytes: int) -> bytes:
+def decode(text: str, *, param: str, max_bytes: int, formats: Sequence[Format]) -> bytes:
     """The bytes of a data URL or of bare base64, at least one and at most `max_bytes`.
 
-    Bare base64 has to be a picture, since any word could be base64.
+    Bare base64 has to be a picture, since any word could be base64. `formats` are those that a refusal names.
 
     Raises:
         PictureError: `invalid_base64_image`, `image_file_too_large`, `empty_image_file` or, when the text is no data
@@ -37,16 +43,19 @@ def decode(text: str, *, param: str, max_bytes: int) -> bytes:
     try:
         data = _decode_base64(text, param, max_bytes)
     except ValueError:
-        raise refusal.unknown_source(param) from None
+        raise refusal.unknown_source(param, formats) from None
     if sniff(data) is None:
-        raise refusal.unknown_source(param)
+        raise refusal.unknown_source(param, formats)
     return data
 
 
 def label(text: str) -> str | None:
     """The format that a data URL says it is, in upper case; None where it says nothing of a picture."""
     found = _LABEL.match(text)
-    return found[1].upper() if found else None
+    if found is None:
+        return None
+    name = found[1].upper()
+    return _ALIASES.get(name, name)
 
 
 def encode(data: View, kind: str) -> str:
@@ -81,14 +90,15 @@ def _decode_base64(text: str, param: str, max_bytes: int) -> bytes:
         PictureError: `image_file_too_large`.
         ValueError: this is no base64.
     """
+    if _decoded_length(text) <= max_bytes:
+        with suppress(ValueError):
+            return pybase64.b64decode(text, validate=True)
+    elif _decoded_length(text) > max_bytes * _SPARSEST + _SHORT:
+        raise refusal.too_many_bytes(param, max_bytes)
+    text = _compact(text)
     if _decoded_length(text) > max_bytes:
-        text = _WHITE_SPACE.sub("", text)
-        if _decoded_length(text) > max_bytes:
-            raise refusal.too_many_bytes(param, max_bytes)
-    try:
-        return pybase64.b64decode(text, validate=True)
-    except ValueError:
-        return _decode_tolerantly(text)
+        raise refusal.too_many_bytes(param, max_bytes)
+    return _decode_padded(text)
 
 
 def _decoded_length(text: str) -> int:
@@ -97,8 +107,14 @@ def _decoded_length(text: str) -> int:
     return digits // 4 * 3 + max(0, digits % 4 - 1) - text.endswith("=") - text.endswith("==")
 
 
-def _decode_tolerantly(text: str) -> bytes:
-    compact = _WHITE_SPACE.sub("", text).translate(_URL_SAFE)
+def _compact(text: str) -> str:
+    """The text without white space, in the usual alphabet; a ValueError where it is not ASCII."""
+    pieces = (text[at : at + _PIECE].encode("ascii") for at in range(0, len(text), _PIECE))
+    return b"".join(piece.translate(_URL_SAFE, _WHITE_SPACE) for piece in pieces).decode("ascii")
+
+
+def _decode_padded(compact: str) -> bytes:
+    """Decodes what has the right padding or none."""
     digits = compact.rstrip("=")
     padding = "=" * (-len(digits) % 4)
     if len(compact) not in (len(digits), len(digits) + len(padding)):

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import socket
 import sys
 from collections.abc import Sequence
@@ -13,10 +14,15 @@ from gateway.images.task import Outcome, Task
 
 MODULE = "gateway.images.worker"
 START_PATIENCE = 30.0  # seconds
+END_PATIENCE = 1.0  # seconds from its last word to its end
 
 
 class DecoderDied(Exception):
     """The worker has ended, or answered what no worker of ours would answer; it is of no further use."""
+
+
+class DecoderKilled(DecoderDied):
+    """Somebody else has killed the worker: no flaw in a decoder does, but a system that is out of memory."""
 
 
 class Decoder:
@@ -77,7 +83,7 @@ class Decoder:
         """How its task went, and how many bytes of the `room` for its result were used.
 
         Raises:
-            DecoderDied: it ended over it, or its answer is none.
+            DecoderDied: it ended over it, or its answer is none; a `DecoderKilled` where the task has no part in that.
         """
         message = await self._heard(task.ANSWER)
         try:
@@ -107,9 +113,20 @@ class Decoder:
             except OSError:
                 block = b""
             if not block:
-                raise DecoderDied("it has ended")
+                raise await self._death()
             message += block
         return message
+
+    async def _death(self) -> DecoderDied:
+        """What it has died of, now that its end of the channel is closed."""
+        try:
+            async with asyncio.timeout(END_PATIENCE):
+                code = await self._process.wait()
+        except TimeoutError:
+            return DecoderDied("it has closed its channel")
+        if code == -signal.SIGKILL:
+            return DecoderKilled("somebody else has killed it")
+        return DecoderDied(f"signal {-code}" if code < 0 else f"status {code}")
 
 
 async def _spawn(arguments: Sequence[str], channel: socket.socket) -> asyncio.subprocess.Process:

@@ -2,6 +2,8 @@
 
 import asyncio
 import re
+import sys
+from collections.abc import Sequence
 from ssl import SSLContext
 from types import TracebackType
 
@@ -10,13 +12,17 @@ from yarl import URL
 
 from gateway import __version__
 from gateway.config import ImagesConfig
+from gateway.images import installed
 from gateway.images.connector import EVERYWHERE, Connector, Guard, Lookup, SystemLookup
 from gateway.images.policy import Policy
+from gateway.images.sniff import Format
 from gateway.images.url import Target, UrlError
+from gateway.limits import Gate
 
 MAX_REDIRECTS = 3
 MAX_HEADER_LINE = 8192  # bytes, of the status line too
 MAX_HEADERS = 100
+MAX_UNDER_WAY = 256 * 2**20  # bytes of all bodies that are not yet there in full
 MAX_HEAD = 64 * 2**10  # bytes of all headers together
 RATE_GRACE = 2.0  # seconds for which a body may be slower than the least rate
 RETRY_PAUSE = 0.25  # seconds
@@ -25,12 +31,6 @@ CHUNK = 64 * 2**10
 _OK, _PARTIAL_CONTENT = 200, 206
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _TOO_MANY_REQUESTS, _SERVER_ERRORS = 429, 500
-_HEADERS = {
-    "User-Agent": f"altgate/{__version__}",
-    "Accept": "image/jpeg,image/png,image/webp,image/gif,*/*;q=0.5",
-    # A compressed body could unfold to any size, and pictures are compressed already.
-    "Accept-Encoding": "identity",
-}
 _CONTENT_RANGE = re.compile(r"bytes 0-(?P<last>[0-9]{1,18})/(?P<total>[0-9]{1,18}|\*)", re.IGNORECASE | re.ASCII)
 
 
@@ -72,14 +72,15 @@ class Downloader:
         self._tls = tls
         # Where there is a proxy, nothing else is dialled, and it may stand anywhere.
         self._guard = Guard(EVERYWHERE) if config.proxy else Guard(policy.networks, own_port=own_port)
+        self._gate = Gate(max_requests=sys.maxsize, max_bytes=MAX_UNDER_WAY)
         self._session: aiohttp.ClientSession
 
     async def __aenter__(self) -> "Downloader":
-        lookup = self._lookup or SystemLookup()
+        lookup = self._lookup or SystemLookup(patience=self._config.connect_timeout / 2)
         self._session = aiohttp.ClientSession(
             connector=Connector(self._guard, lookup, patience=self._config.connect_timeout, tls=self._tls),
             proxy=self._config.proxy,
-            headers=_HEADERS,
+            headers=_headers(self._config.formats),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None),  # one deadline over all hops is kept in `download`
             middlewares=(_only_once,),
@@ -102,6 +103,8 @@ class Downloader:
 
         Raises:
             TooManyBytesError: there are more.
+            NoPlaceError: too many names are being looked up.
+            Overloaded: too many bytes are under way.
             FAILURES: they cannot be had.
         """
         async with asyncio.timeout(self._config.fetch_timeout):
@@ -134,12 +137,23 @@ class Downloader:
         body = bytearray()
         grace = asyncio.get_running_loop().time() + RATE_GRACE
         async with asyncio.timeout_at(grace) as patience:
-            async for chunk in content.iter_any():
-                body += chunk
-                if len(body) > self._config.max_bytes:
-                    raise TooManyBytesError
-                patience.reschedule(grace + len(body) / self._config.min_rate)
+            with self._gate.admitted() as hold:
+                async for chunk in content.iter_any():
+                    hold(len(chunk))
+                    body += chunk
+                    if len(body) > self._config.max_bytes:
+                        raise TooManyBytesError
+                    patience.reschedule(grace + len(body) / self._config.min_rate)
         return body
+
+
+def _headers(formats: Sequence[Format]) -> dict[str, str]:
+    return {
+        "User-Agent": f"altgate/{__version__}",
+        "Accept": ",".join([*(f"image/{kind}" for kind in installed.readable(formats)), "*/*;q=0.5"]),
+        # A compressed body could unfold to any size, and pictures are compressed already.
+        "Accept-Encoding": "identity",
+    }
 
 
 async def _only_once(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:

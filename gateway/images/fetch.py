@@ -11,7 +11,7 @@ from types import TracebackType
 
 from gateway.config import ImagesConfig
 from gateway.errors import GatewayError, Overloaded
-from gateway.images import refusal
+from gateway.images import installed, refusal
 from gateway.images.connector import Lookup
 from gateway.images.download import FAILURES, Downloader, TooManyBytesError
 from gateway.images.flights import Failures, Flights, NoPlaceError, Places
@@ -86,7 +86,7 @@ class Fetcher:
         try:
             async with self._places.place(target.host, patience=PATIENCE):
                 return await self._downloader.download(target)
-        except (TooManyBytesError, NoPlaceError) as error:
+        except (TooManyBytesError, NoPlaceError, Overloaded) as error:
             return error
         except FAILURES as error:
             self._failures.remember(str(target))
@@ -95,6 +95,6 @@ class Fetcher:
     def _refused(self, error: Exception, param: str) -> GatewayError:
         if isinstance(error, TooManyBytesError):
             return refusal.too_many_bytes(param, self._config.max_bytes)
-        if isinstance(error, NoPlaceError):
+        if isinstance(error, NoPlaceError | Overloaded):
             return Overloaded("Too many pictures are being downloaded. Try again in a moment.", param=param)
-        return refusal.unreachable(param)
+        return refusal.unreachable(param, installed.readable(self._config.formats))

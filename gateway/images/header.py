@@ -22,7 +22,8 @@ __all__ = ["Format", "Header", "HeaderError", "read"]
 
 Colours = Literal["grey", "rgb", "palette", "cmyk"]
 
-_MOST_STEPS = 4096  # segments, chunks or blocks that are looked at: more than any camera or editor writes
+_MOST_STEPS = 4096  # segments, blocks or tags that are looked at: more than any camera or editor writes
+_MOST_CHUNKS = 4 * _MOST_STEPS  # of a PNG, whose pixels may lie in chunks of a few kilobytes
 _LONGEST_EXIF = 64 * 2**10  # bytes that are looked at
 _TURNED = 5  # from this orientation on, width and height change places
 
@@ -96,8 +97,10 @@ def _jpeg(data: bytes) -> Header:
             bits, height, width, components = struct.unpack_from(">BHHB", data, start)
             frame = {"width": width, "height": height, "bits": bits, "colours": _JPEG_COLOURS[components]}
             rest["progressive"] = marker in _PROGRESSIVE
-        elif marker == _EXIF and data.startswith(b"Exif\0\0", start):
-            rest.setdefault("orientation", _orientation(data, start, end))
+        elif marker == _SCAN and frame:
+            rest["progressive"] |= data[start] < components  # the others come in passes of their own
+        elif marker == _EXIF and "orientation" not in rest and data.startswith(b"Exif\0\0", start):
+            rest["orientation"] = _orientation(data, start, end)
         elif marker == _PROFILE and data.startswith(b"ICC_PROFILE\0", start):
             rest["profile"] = True
         elif marker == _ADOBE and data.startswith(b"Adobe", start) and end - start >= 12:  # noqa: PLR2004 - its length
@@ -106,21 +109,21 @@ def _jpeg(data: bytes) -> Header:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """A JPEG's segments up to its first scan: the marker, where the content begins and where it ends."""
+    """A JPEG's segments, its first scan the last: the marker, where the content begins and where it ends."""
     at = 2
     for _ in range(_MOST_STEPS):
         found = _MARKER.match(data, at)
         if found is None:
             raise HeaderError("a marker is missing")
         marker, at = found[1][0], found.end()
-        if marker == _SCAN:
-            return
         if marker in _ALONE:
             continue
         (length,) = struct.unpack_from(">H", data, at)
         if length < 2 or at + length > len(data):  # noqa: PLR2004 - the length counts its own two bytes
             raise HeaderError("a segment is cut off")
         yield marker, at + 2, at + length
+        if marker == _SCAN:
+            return
         at += length
     raise HeaderError("there are too many segments")
 
@@ -153,15 +156,17 @@ def _png(data: bytes) -> Header:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """A PNG's chunks, as far as there are any: the name, where the content begins and where it ends."""
-    at, pixels = 8, False
-    for _ in range(_MOST_STEPS):
-        if at + 12 > len(data):
+    """A PNG's chunks up to its end: the name, where the content begins and where it ends."""
+    at, name, pixels = 8, b"", False
+    for _ in range(_MOST_CHUNKS):
+        if name == b"IEND" or at + 12 > len(data):
             break
         length, name = struct.unpack_from(">I4s", data, at)
         pixels = pixels or name == b"IDAT"
         yield name, at + 8, min(at + 8 + length, len(data))
         at += 12 + length
+    else:
+        raise HeaderError("there are too many chunks")
     if not pixels:
         raise HeaderError("there are no pixels")
 
@@ -220,7 +225,8 @@ def _gif(data: bytes) -> Header:
     width, height, flags = struct.unpack_from("<HHB", data, 6)
     at = 13 + _table(flags)
     alpha = animated = False
-    for _ in range(_MOST_STEPS):
+    steps = iter(range(_MOST_STEPS))  # of extensions and the blocks in them together
+    for _ in steps:
         if data[at] == _IMAGE:
             left, top, across, down = struct.unpack_from("<HHHH", data, at + 1)
             # A decoder makes room for a first frame that reaches over the screen.
@@ -232,7 +238,7 @@ def _gif(data: bytes) -> Header:
         label = data[at + 1]
         alpha = alpha or (label == _CONTROL and bool(data[at + 3] & 1))
         animated = animated or (label == _APPLICATION and data.startswith(_LOOPING, at + 3))
-        at = _after_blocks(data, at + 2)
+        at = _after_blocks(data, at + 2, steps)
     return _missing()
 
 
@@ -241,8 +247,8 @@ def _table(flags: int) -> int:
     return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 
 
-def _after_blocks(data: bytes, at: int) -> int:
-    for _ in range(_MOST_STEPS):
+def _after_blocks(data: bytes, at: int, steps: Iterator[int]) -> int:
+    for _ in steps:
         length = data[at]
         at += 1 + length
         if length == 0:

@@ -4,27 +4,30 @@ Between the two lies the cache: a picture is known by the digest of its bytes, s
 told from a picture's header is refused before.
 """
 
+import asyncio
 import hashlib
 import math
 import re
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.util import find_spec
 from types import TracebackType
 from typing import Protocol
 
 from gateway.config import ImagesConfig
-from gateway.images import data_url, encode, handover, plan, refusal
+from gateway.errors import Overloaded
+from gateway.images import data_url, encode, handover, installed, plan, refusal
 from gateway.images.aside import aside
 from gateway.images.budget import Budget
 from gateway.images.encode import Form
+from gateway.images.flights import Flights
 from gateway.images.header import Header, HeaderError, read
 from gateway.images.plan import Plan, Sizing
-from gateway.images.pool import NoRoom, NotDecoded, Pool
+from gateway.images.pool import LONGEST_WAIT, NoRoom, NotDecoded, Pool
 from gateway.images.shared import Memory
 from gateway.images.shelf import Lease, Place, Shelf
-from gateway.images.sniff import Format, recognise, sniff
+from gateway.images.sniff import NAMES, Format, recognise, sniff
 from gateway.images.task import Reason, Task
 
 MAX_RATIO = 100  # longer side to shorter; no model makes sense of more, and some fail on it
@@ -32,7 +35,6 @@ MAX_RATIO = 100  # longer side to shorter; no model makes sense of more, and som
 _REMOTE = re.compile(r"https?:", re.IGNORECASE | re.ASCII)
 _UNHURRIED = 25_000_000  # pixels for which a decoder gets as much time again
 _MEDIA_TYPES: dict[Form, str] = {"png": "png", "bmp": "bmp", "ppm": "x-portable-pixmap"}
-_EXTRAS: dict[Format, str] = {"heic": "pillow_heif"}  # modules that are not installed with us
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +64,10 @@ class Ingest:
     ) -> None:
         self._fetcher = fetcher
         self._config = config
-        self._formats = [kind for kind in config.formats if kind not in _EXTRAS or find_spec(_EXTRAS[kind])]
+        self._formats = installed.readable(config.formats)
         self.pool = Pool(self._formats, most_memory=config.max_decoded, workers=workers)
+        self.decoded = Budget(config.max_decoded)  # for those that wait for an engine, or are with one
+        self._flights: Flights[str] = Flights()
         self.shelf = shelf or Shelf()
 
     async def __aenter__(self) -> "Ingest":
@@ -83,13 +87,21 @@ class Ingest:
         name = plan.pipeline(self._config.resize)
         return name if self._config.handover == "decoded" else f"{name}-{self._config.handover}"
 
-    async def load(self, url: str, *, param: str) -> Encoded:
+    async def load(self, url: str, *, param: str, hold: Callable[[int], None] | None = None) -> Encoded:
         """The picture that `url` leads to or holds: an http(s) URL, a data URL or bare base64.
+
+        `hold` is told how many bytes were fetched; it may refuse them.
 
         Raises:
             PictureError: it cannot be had, is in no format that is read, over a limit or damaged; at `param`.
         """
         data = await self._read(url, param)
+        if hold is not None and _REMOTE.match(url):
+            try:
+                hold(len(data))
+            except Overloaded:
+                del data  # which the refusal's traceback would keep
+                raise
         if sniff(data) not in self._formats:
             raise self._not_read(data, url, param)
         try:
@@ -110,7 +122,29 @@ class Ingest:
     def lease(self, *, here: bool) -> Lease:
         """What a request needs for handing over its pictures, while its engine works; `here` says on this machine."""
         half = Budget(self._config.max_decoded // 2)  # so that others get through as well
-        return Lease(half, self.shelf if here else None)
+        return Lease(half, self.decoded, self.shelf if here else None)
+
+    async def reserve(self, pictures: Iterable[tuple[str, Encoded]], sizing: Sizing, lease: Lease) -> None:
+        """Gets the memory in which what becomes of a request's pictures lies while its engine works.
+
+        `pictures` are all of them, each with its `param`: requests that held some of that memory, and waited for more,
+        could wait for one another for ever.
+
+        Raises:
+            PictureError: there is never so much.
+            Overloaded: there was not so much in time.
+        """
+        sizes: dict[str, int] = {}
+        for param, encoded in pictures:
+            sizes[encoded.digest] = self._size(encoded, sizing, lease)
+            if sum(sizes.values()) > self._config.max_decoded:
+                raise refusal.too_laborious(param, "memory")
+        try:
+            async with asyncio.timeout(LONGEST_WAIT):
+                await lease.hold(sum(sizes.values()))
+        except TimeoutError:
+            sentence = "The decoded pictures of the requests under way fill the memory set aside. Try again soon."
+            raise Overloaded(sentence, retry_after=5) from None
 
     async def hand_over(self, encoded: Encoded, sizing: Sizing, lease: Lease, *, param: str) -> str:
         """The picture as a URL for an engine: of a file in memory for one of this machine, else with the data in it.
@@ -122,8 +156,7 @@ class Ingest:
         header, data = encoded.header, encoded.data
         if self._stays(header, sizing):
             return await aside(len(data), partial(data_url.encode, data, header.format))
-        # For an engine of ours, what costs both sides the least: pixels as they are. Else what every server reads.
-        task = self._task(encoded, self._plan(header, sizing), "ppm" if lease.shelf is not None else "png")
+        task = self._task(encoded, sizing, lease)
         if task.memory > self._config.max_decoded:
             raise refusal.too_laborious(param, "memory")
         try:
@@ -135,33 +168,46 @@ class Ingest:
     # --- the steps ---
 
     async def _decoded(self, task: Task, encoded: Encoded, lease: Lease) -> str:
-        shelf = lease.shelf
+        name, shelf = f"{encoded.digest}-{task.name}.{task.form}", lease.shelf
         if shelf is not None and shelf.ready:
-            name = f"{encoded.digest}-{task.name}.{task.form}"
-            if shelf.has(name):
-                return lease.take(name)
+            url = lease.take(name)
             with suppress(NoRoom):  # containers have little of that memory; other memory does as well
-                return await self.pool.decode(
-                    task, encoded.data, encoded.digest, partial(Place, lease, shelf.folder, name)
-                )
+                if not shelf.has(name):
+                    await self._flights.join(url, partial(self._shelved, task, encoded, shelf, name))
+                return url
+        return await self._flights.join(name, partial(self._in_text, task, encoded))
+
+    async def _shelved(self, task: Task, encoded: Encoded, shelf: Shelf, name: str) -> str:
+        await self.pool.decode(task, encoded.data, encoded.digest, partial(Place, shelf, name))
+        return name
+
+    async def _in_text(self, task: Task, encoded: Encoded) -> str:
         decoded = await self.pool.decode(task, encoded.data, encoded.digest, Memory)
         return await aside(len(decoded), partial(data_url.encode, decoded, _MEDIA_TYPES[task.form]))
+
+    def _size(self, encoded: Encoded, sizing: Sizing, lease: Lease) -> int:
+        """The most bytes that lie in memory of a picture that is handed over."""
+        if self._stays(encoded.header, sizing):
+            return len(encoded.data) * 4 // 3
+        room = self._task(encoded, sizing, lease).room
+        return room if lease.shelf is not None and lease.shelf.ready else room * 4 // 3  # which is base64
 
     async def _read(self, url: str, param: str) -> bytes:
         if _REMOTE.match(url):
             return await self._fetcher.fetch(url, param=param)
-        return await aside(len(url), partial(data_url.decode, url, param=param, max_bytes=self._config.max_bytes))
+        most, formats = self._config.max_bytes, self._formats
+        return await aside(len(url), partial(data_url.decode, url, param=param, max_bytes=most, formats=formats))
 
     def _not_read(self, data: bytes, url: str, param: str) -> Exception:
         found = recognise(data) or "no picture, or in a format that is not known"
-        label = data_url.label(url)
+        kind, label = sniff(data), data_url.label(url)
         if _REMOTE.match(url):
             sentence = f"The URL at '{param}' returned {found}"
-        elif label is not None:
+        elif label is not None and (kind is None or label != NAMES[kind].upper()):
             sentence = f"The label at '{param}' says {label}, but the bytes are {found}"
         else:
             sentence = f"The bytes at '{param}' are {found}"
-        return refusal.not_read(param, sentence, self._formats, self._advice(sniff(data)))
+        return refusal.not_read(param, sentence, self._formats, self._advice(kind))
 
     def _advice(self, kind: Format | None) -> str:
         if kind is None:
@@ -183,8 +229,11 @@ class Ingest:
     def _plan(self, header: Header, sizing: Sizing) -> Plan:
         return plan.plan(header, sizing, self._config.resize)
 
-    def _task(self, encoded: Encoded, wanted: Plan, form: Form) -> Task:
-        header, room = encoded.header, encode.length(form, wanted.size)
+    def _task(self, encoded: Encoded, sizing: Sizing, lease: Lease) -> Task:
+        header, wanted = encoded.header, self._plan(encoded.header, sizing)
+        # For an engine of ours, what costs both sides the least: pixels as they are. Else what every server reads.
+        form: Form = "ppm" if lease.shelf is not None else "png"
+        room = encode.length(form, wanted.size)
         seconds = self._config.decode_timeout * (1 + math.prod(header.size) / _UNHURRIED)
         memory = plan.decoded_bytes(header, wanted) + 2 * (len(encoded.data) + room)  # shared, and the worker's own
         return Task(header.format, wanted, form, len(encoded.data), room, memory, seconds)

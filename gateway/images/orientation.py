@@ -14,6 +14,7 @@ TURNED = 5  # from here on, width and height change places
 _TAG = 0x0112
 _SHORT = 3
 _ENTRY = 12  # bytes
+_MOST_ENTRIES = 512  # that are looked at: cameras write a few dozen
 _BYTE_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
 
 
@@ -34,7 +35,7 @@ def _find(block: bytes, order: str) -> int:
     """The tag's value in the first directory, 0 if it is not there; struct.error where the block is cut off."""
     (start,) = struct.unpack_from(order + "I", block, 4)
     (entries,) = struct.unpack_from(order + "H", block, start)
-    for at in range(start + 2, start + 2 + entries * _ENTRY, _ENTRY):
+    for at in range(start + 2, start + 2 + min(entries, _MOST_ENTRIES) * _ENTRY, _ENTRY):
         tag, kind, count, value = struct.unpack_from(order + "HHIH", block, at)
         if tag == _TAG:
             return int(value) if (kind, count) == (_SHORT, 1) else 0

@@ -27,6 +27,9 @@ AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # a picture gets one processor: the oth
 
 _WHITE = (255, 255, 255)
 _SIXTEEN_TO_EIGHT = [round(value / 257) for value in range(2**16)]
+_KNOWN = frozenset(
+    ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "I;16", "I;16B"]
+)  # modes whose values have a known range; floating-point and 32-bit ones have none
 _AVERAGED = frozenset(["L", "RGB", "CMYK"])  # modes whose pixels can be averaged as they are
 _FILTERS: dict[Filter | None, Resampling] = {
     None: Resampling.NEAREST,
@@ -92,6 +95,8 @@ def steps(plan: Plan) -> list[Step]:
         partial(draft, scale=plan.scale),
         scale_key_color,
         load_first_frame,
+        refuse_unknown,
+        uncover_page,
         straighten_inks,
         reduce_depth,
         put_on_white,
@@ -132,6 +137,30 @@ def load_first_frame(image: Image.Image) -> Image.Image:
     """
     image.load()
     return image
+
+
+def refuse_unknown(image: Image.Image) -> Image.Image:
+    """Lets pictures pass whose values are known to be brightness or colours from black to white.
+
+    Raises:
+        ValueError: nobody knows what they would look like.
+    """
+    if image.mode not in _KNOWN:
+        raise ValueError("values of an unknown range")
+    return image
+
+
+def uncover_page(image: Image.Image) -> Image.Image:
+    """Makes white what a GIF's first frame leaves uncovered; Pillow gives it the first colour of the palette."""
+    frame = getattr(image, "dispose_extent", None)
+    if frame in (None, (0, 0, *image.size)) or image.has_transparency_data:
+        return image
+    left, top, right, bottom = cast("tuple[int, int, int, int]", frame)
+    width, height = image.size
+    picture = image.convert("RGB")
+    for rim in ((0, 0, width, top), (0, bottom, width, height), (0, top, left, bottom), (right, top, width, bottom)):
+        picture.paste(_WHITE, rim)
+    return picture
 
 
 def straighten_inks(image: Image.Image) -> Image.Image:

@@ -17,6 +17,7 @@ Sources: the image processors of BLIP, BLIP-2, Gemma 3, GOT-OCR 2 (InternVL3's) 
 """
 
 import math
+from collections.abc import Iterable
 from functools import cache
 from typing import Literal
 
@@ -99,6 +100,12 @@ def decoded_bytes(header: Header, plan: Plan) -> int:
     passes = math.prod(plan.stored) * _SEVERAL_PASSES if header.format == "jpeg" and header.progressive else 0
     narrowed = plan.unturned[0] * height * _PIXEL  # the filter works on one direction first
     return decoded + passes + narrowed + math.prod(plan.size) * _WRITTEN + _FIXED
+
+
+def most_decoded(formats: Iterable[Format], pixels: int) -> int:
+    """How much memory decoding a picture of so many pixels may take in any of the formats, in bytes."""
+    passes = {"jpeg": _SEVERAL_PASSES}
+    return pixels * max(_DECODED[kind] + passes.get(kind, _LAID_ON_WHITE) for kind in formats) + _FIXED
 
 
 def pipeline(resize: Resize) -> str:

@@ -1,14 +1,15 @@
 """Decodes pictures in processes of their own, in line for memory and for a worker.
 
 A worker that crashes, or is not done in time, is killed. That costs the one picture that it was at; a picture that did
-so twice is refused for a while.
+so twice is refused for a while. One whose worker was killed by somebody else is given to another worker, once.
 """
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
@@ -17,16 +18,18 @@ from gateway.errors import Overloaded
 from gateway.images import task
 from gateway.images.aside import aside
 from gateway.images.budget import Budget
-from gateway.images.decoder import Decoder, DecoderDied
+from gateway.images.decoder import Decoder, DecoderDied, DecoderKilled
 from gateway.images.quarantine import Quarantine
 from gateway.images.shared import Memory
 from gateway.images.sniff import Format
 from gateway.images.staff import Staff
 from gateway.images.task import Outcome, Reason, Task
 
+log = logging.getLogger(__name__)
+
 LONGEST_WAIT = 30.0  # seconds in line
 LINGER = 0.1  # seconds that a task may go on when nobody waits for it any more: less than a new worker costs
-
+_SHOWN = 12  # digits of a digest in the log
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -101,8 +104,7 @@ class Pool:
             NotDecoded: it cannot be decoded.
             Overloaded: there was no memory for it, or no worker, in time.
         """
-        if self._quarantine.holds(digest, time.monotonic()):
-            raise NotDecoded("deadly")
+        self._look_up(digest)
         work = asyncio.create_task(self._in_line(wanted, data, digest, room))
         self._tasks.add(work)
         work.add_done_callback(self._tasks.discard)
@@ -119,58 +121,80 @@ class Pool:
         self._staff.give_back(worker)
         return worker.filtered
 
+    def _look_up(self, digest: str) -> None:
+        if self._quarantine.holds(digest, time.monotonic()):
+            raise NotDecoded("deadly")
+
     async def _in_line(self, wanted: Task, data: bytes, digest: str, room: Callable[[], Room[T]]) -> T:
         try:
             async with asyncio.timeout(LONGEST_WAIT) as waiting:
                 async with self.budget.reserved(wanted.memory), self._places:
-                    worker = await self._staff.take()
                     waiting.reschedule(None)
-                    return await self._decoded(worker, wanted, data, digest, room)
+                    return await self._decoded(wanted, data, digest, room)
         except TimeoutError:
-            raise Overloaded("Too many pictures wait to be decoded. Try again soon.", retry_after=5) from None
+            raise _too_many() from None
 
-    async def _decoded(self, worker: Decoder, wanted: Task, data: bytes, digest: str, room: Callable[[], Room[T]]) -> T:
+    async def _decoded(self, wanted: Task, data: bytes, digest: str, room: Callable[[], Room[T]]) -> T:
         with ExitStack() as open_:
             try:
                 encoded, result = open_.enter_context(Memory()), open_.enter_context(room())
                 await aside(wanted.encoded, partial(encoded.hold, data))
                 await aside(wanted.room, partial(result.reserve, wanted.room))
             except OSError:
-                self._staff.give_back(worker)
                 raise NoRoom("There is no memory left for this picture. Try again soon.", retry_after=5) from None
-            except asyncio.CancelledError:
-                self._staff.give_back(worker)
-                raise
-            worker = await self._given(worker, wanted, encoded.descriptor, result.descriptor)
-            outcome, used = await self._answer(worker, wanted, digest)
+            outcome, used = await self._done(wanted, digest, encoded.descriptor, result.descriptor)
             if outcome is not Outcome.DONE:
                 raise NotDecoded("memory" if outcome is Outcome.TOO_MUCH_MEMORY else "damaged")
             return result.taken(used)
 
-    async def _given(self, worker: Decoder, wanted: Task, encoded: int, result: int) -> Decoder:
-        """The worker that has the task: another than the one given where that had died in its sleep."""
+    async def _done(self, wanted: Task, digest: str, encoded: int, result: int) -> tuple[Outcome, int]:
+        """How the task went: on a second worker where the first was killed by somebody else."""
+        try:
+            with suppress(DecoderKilled):
+                return await self._answer(await self._given(wanted, digest, encoded, result), wanted)
+            log.warning("somebody has killed a worker over picture %s; another decodes it", digest[:_SHOWN])
+            return await self._answer(await self._given(wanted, digest, encoded, result), wanted)
+        except (DecoderDied, TimeoutError) as error:
+            self._quarantine.strike(digest, time.monotonic())
+            reason: Reason = "time" if isinstance(error, TimeoutError) else "damaged"
+            log.warning("a worker is lost over picture %s (%s): %s", digest[:_SHOWN], reason, error or "too slow")
+            raise NotDecoded(reason) from None
+
+    async def _given(self, wanted: Task, digest: str, encoded: int, result: int) -> Decoder:
+        """A worker that has the task, and is to be given back or dismissed."""
         while True:
+            worker = await self._ready()
             try:
+                self._look_up(digest)  # again: of many at once, the first may have shown what they do to workers
                 worker.send(wanted, encoded, result)
             except DecoderDied:
                 self._staff.dismiss(worker)
-                worker = await self._staff.take()
+            except BaseException:
+                self._staff.give_back(worker)
+                raise
             else:
                 return worker
 
-    async def _answer(self, worker: Decoder, wanted: Task, digest: str) -> tuple[Outcome, int]:
+    async def _ready(self) -> Decoder:
+        try:
+            async with asyncio.timeout(LONGEST_WAIT):
+                return await self._staff.take()
+        except TimeoutError:
+            raise _too_many() from None
+
+    async def _answer(self, worker: Decoder, wanted: Task) -> tuple[Outcome, int]:
         try:
             async with asyncio.timeout(wanted.seconds):
                 answer = await worker.answer(wanted.room)
-        except (DecoderDied, TimeoutError) as error:
-            self._staff.dismiss(worker)
-            self._quarantine.strike(digest, time.monotonic())
-            raise NotDecoded("time" if isinstance(error, TimeoutError) else "damaged") from None
-        except asyncio.CancelledError:
+        except BaseException:
             self._staff.dismiss(worker)
             raise
         self._staff.give_back(worker)
         return answer
+
+
+def _too_many() -> Overloaded:
+    return Overloaded("Too many pictures wait to be decoded. Try again soon.", retry_after=5)
 
 
 def _processors() -> int:

@@ -12,14 +12,13 @@ from gateway.images.sniff import NAMES, Format
 _FORMS = (
     "an http(s) URL, a data URL such as 'data:image/png;base64,aW1nIGJ5dGVzIGhlcmU=', or the bare base64 of a picture"
 )
-_FORMATS = "JPEG, PNG, WebP, GIF or AVIF"
 
 
-def unreachable(param: str) -> PictureError:
+def unreachable(param: str, formats: Sequence[Format]) -> PictureError:
     """The download failed; every cause reads the same, so that nobody can explore a network with it."""
     return PictureError(
         f"The picture at '{param}' could not be downloaded. Check that the URL is public, answers without a login and "
-        f"returns a {_FORMATS}; or send the picture as a base64 data URL.",
+        f"returns a {_any_of(formats)}; or send the picture as a base64 data URL.",
         param=param,
         code="invalid_image_url",
     )
@@ -30,11 +29,11 @@ def unusable_url(param: str, fault: str) -> PictureError:
     return PictureError(f"The URL at '{param}' {fault}.", param=param, code="invalid_image_url")
 
 
-def unknown_source(param: str) -> PictureError:
+def unknown_source(param: str, formats: Sequence[Format]) -> PictureError:
     """The string is neither a URL nor base64."""
     return PictureError(
-        f"The value at '{param}' is no picture: expected {_FORMS} ({_FORMATS}). Paths of files and other URL schemes "
-        "are not read; send a file's content as base64.",
+        f"The value at '{param}' is no picture: expected {_FORMS} ({_any_of(formats)}). Paths of files and other URL "
+        "schemes are not read; send a file's content as base64.",
         param=param,
         code="invalid_image_url",
     )
@@ -65,11 +64,11 @@ def too_many_bytes(param: str, limit: int) -> PictureError:
     )
 
 
-def too_many_pixels(param: str, size: tuple[int, int] | None, limit: int) -> PictureError:
-    """The picture has more pixels than the limit; `size` is (width, height), None where the parser gave up on it."""
-    found = "" if size is None else f" It has {size[0]} x {size[1]}."
+def too_many_pixels(param: str, size: tuple[int, int], limit: int) -> PictureError:
+    """The picture, of `size` (width, height), has more pixels than the limit."""
     return PictureError(
-        f"The picture at '{param}' is too large: it may have at most {limit:,} pixels (width x height).{found}",
+        f"The picture at '{param}' is too large: it may have at most {limit:,} pixels (width x height). It has "
+        f"{size[0]} x {size[1]}.",
         param=param,
         code="image_too_large",
     )
@@ -87,9 +86,7 @@ def too_oblong(param: str, size: tuple[int, int], limit: int) -> PictureError:
 
 def not_read(param: str, found: str, formats: Sequence[Format], advice: str = "") -> PictureError:
     """The bytes are in no format of `formats`. `found` begins the sentence and says what they are instead."""
-    *most, last = [NAMES[kind] for kind in formats]
-    accepted = f"{', '.join(most)} or {last}" if most else last
-    return PictureError(f"{found}. Send a {accepted}{advice}.", param=param, code="invalid_image_format")
+    return PictureError(f"{found}. Send a {_any_of(formats)}{advice}.", param=param, code="invalid_image_format")
 
 
 def damaged(param: str) -> PictureError:
@@ -109,6 +106,12 @@ def too_laborious(param: str, what: str) -> PictureError:
         param=param,
         code="image_parse_error",
     )
+
+
+def _any_of(formats: Sequence[Format]) -> str:
+    """The formats' names, such as "JPEG, PNG or WebP"."""
+    *most, last = [NAMES[kind] for kind in formats] or ["picture"]
+    return f"{', '.join(most)} or {last}" if most else last
 
 
 def _size(count: int) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from types import TracebackType
 
 from gateway.backoff import Backoff
-from gateway.images.decoder import Decoder, DecoderDied
+from gateway.images.decoder import Decoder
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,7 @@ class Staff:
         self._ready: asyncio.LifoQueue[Decoder] = asyncio.LifoQueue()
         self._decoders: set[Decoder] = set()
         self._starting: asyncio.Task[None] | None = None
+        self._is_warned = False
         self._ends: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> "Staff":
@@ -80,15 +81,21 @@ class Staff:
             self._starting = asyncio.create_task(self._start())
 
     async def _start(self) -> None:
+        try:
+            decoder = await self._started()
+        finally:
+            self._starting = None
+        self._decoders.add(decoder)
+        self._ready.put_nowait(decoder)
+        if not (decoder.filtered or self._is_warned):
+            self._is_warned = True
+            log.warning("seccomp cannot be had here: the processes that decode pictures may make any system call")
+
+    async def _started(self) -> Decoder:
         backoff = Backoff(first=FIRST_PAUSE, longest=LONGEST_PAUSE)
         while True:
             try:
-                decoder = await Decoder.start(self._arguments)
-            except (DecoderDied, TimeoutError, OSError) as error:
+                return await Decoder.start(self._arguments)
+            except Exception as error:  # noqa: BLE001 - want of memory, of threads...: all of it may pass
                 log.warning("a worker that decodes pictures did not start (%s); trying again", type(error).__name__)
                 await asyncio.sleep(backoff.failed())
-            else:
-                self._starting = None
-                self._decoders.add(decoder)
-                self._ready.put_nowait(decoder)
-                return

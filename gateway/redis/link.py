@@ -7,7 +7,7 @@ nobody asks it, until it has answered a probe as fast as requests want it.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from types import TracebackType
 from typing import Any, Self
@@ -81,6 +81,20 @@ class Link:
             return await self._asked(command, patience)
         finally:
             self._turns.release()
+
+    async def each(self, command: Callable[[Any], AsyncIterator[bytes]]) -> AsyncIterator[bytes]:
+        """What Redis answers one by one, in its own time, which says nothing of how it is.
+
+        Raises:
+            Unanswered: it breaks off.
+        """
+        from redis.exceptions import RedisClusterException, RedisError  # noqa: PLC0415 - see address.py
+
+        try:
+            async for answer in command(self._client):
+                yield answer
+        except (RedisError, RedisClusterException, OSError):
+            raise Unanswered("it broke off") from None
 
     def tell(self, command: Command) -> None:
         """Queues a command that nobody waits for; while Redis is away, or when too many wait, it is dropped."""

@@ -35,9 +35,9 @@ def routes(captioner: Captioner) -> list[HTTPRouteHandler]:
 
 def _selection(request: Request[Any, Any, Any], captioner: Captioner) -> Selection:
     given = dict(request.query_params)
-    if not given or not given.keys() <= set(CHOICES):
+    if not given or not given.keys() <= set(CHOICES) or len(given) < len(list(request.query_params.multi_items())):
         raise InvalidRequest(
-            "Say what to remove with at least one of 'team', 'model' and 'digest', and nothing else: "
+            "Say what to remove with at least one of 'team', 'model' and 'digest', each once, and nothing else: "
             "DELETE /admin/cache?team=NAME.",
             code="invalid_value",
         )

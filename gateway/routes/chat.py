@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from litestar import Request, Response, post
@@ -16,7 +16,7 @@ from litestar.types import Receive
 from gateway import directives, streaming, wire
 from gateway.captioning import Captioner, Job
 from gateway.errors import BodyTimeout, GatewayError, InvalidRequest
-from gateway.middleware import allowance_of, caller_of
+from gateway.middleware import allowance_of, caller_of, hold_of
 
 PATHS = ["/v1/chat/completions", "/chat/completions"]
 CLIENT_LEFT = 499
@@ -37,20 +37,25 @@ def route(captioner: Captioner, *, heartbeat: float, body_timeout: float, longes
     @post(PATHS, status_code=200)
     async def create(request: Request[Any, Any, Any]) -> Response[bytes] | Stream:
         """Answers a chat completion."""
-        body = await received(request, body_timeout)
-        asked = decoded(body)
-        await allowance_of(request.scope).take_pictures(len(wire.pictures_of(asked)))
-        wishes = _wishes(request.headers, longest_wait)
-        job = await unless_gone(request.receive, captioner.prepare(asked, wishes, caller_of(request.scope)))
-        if not asked.stream:
+        job, is_streamed, ignored = await prepared(request)
+        if not is_streamed:
             answer = await unless_gone(request.receive, captioner.answer(job))
-            return Response(wire.encode(answer), media_type="application/json", headers=_headers(job, body))
+            return Response(wire.encode(answer), media_type="application/json", headers=_headers(job, ignored))
         chunks = captioner.stream(job)
         first = await unless_gone(request.receive, streaming.opened(chunks, patience=heartbeat))
         events = streaming.events(first, chunks, heartbeat=heartbeat)
         closing = BackgroundTask(_close, events)
-        headers = {**_headers(job, body), "cache-control": "no-cache"}
+        headers = {**_headers(job, ignored), "cache-control": "no-cache"}
         return Stream(events, media_type="text/event-stream", headers=headers, background=closing)
+
+    async def prepared(request: Request[Any, Any, Any]) -> tuple[Job, bool, list[str]]:
+        """The job, whether its answer is streamed, and which fields are ignored; the body is not kept any longer."""
+        body = await received(request, body_timeout)
+        asked = decoded(body)
+        await allowance_of(request.scope).take_pictures(len(wire.pictures_of(asked)))
+        wishes, caller, hold = _wishes(request.headers, longest_wait), caller_of(request.scope), hold_of(request.scope)
+        job = await unless_gone(request.receive, captioner.prepare(asked, wishes, caller, hold=hold))
+        return job, bool(asked.stream), wire.unknown_fields(body)
 
     return create
 
@@ -64,7 +69,7 @@ async def received(request: Request[Any, Any, Any], patience: float) -> bytes:
     """
     try:
         async with asyncio.timeout(patience):
-            return await request.body()
+            return b"".join([chunk async for chunk in request.stream()])  # its body() would keep it
     except TimeoutError:
         raise BodyTimeout(f"The body did not arrive within {patience:.0f} seconds. Send it again, faster.") from None
     except InternalServerException:  # what Litestar makes of a client that breaks off
@@ -100,6 +105,7 @@ async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
         for each in (task, watch):
             each.cancel()
         await asyncio.gather(task, watch, return_exceptions=True)
+        del task, watch  # an error's traceback leads here: it would keep itself, and what was sent
 
 
 async def _departure(receive: Receive) -> None:
@@ -114,13 +120,13 @@ async def _close(events: AsyncGenerator[bytes, None]) -> None:
 
 def _wishes(headers: Headers, longest_wait: float) -> directives.Directives:
     return directives.read(
-        cache_control=headers.get("cache-control", ""),
+        cache_control=",".join(headers.getall("cache-control", [])),
         prefer=",".join(headers.getall("prefer", [])),
         longest_wait=longest_wait,
     )
 
 
-def _headers(job: Job, body: bytes) -> dict[str, str]:
+def _headers(job: Job, unknown: Sequence[str]) -> dict[str, str]:
     """What is known of the answer when it begins."""
     headers: dict[str, str] = {"x-altgate-cache": job.cache, **directives.applied(job.wait)}
     if job.age is not None:
@@ -128,7 +134,7 @@ def _headers(job: Job, body: bytes) -> dict[str, str]:
     if job.notes:
         headers["x-altgate-image"] = ", ".join(job.notes)
     # A name that could break a header is not repeated in one.
-    ignored = [name for name in wire.unknown_fields(body) if re.fullmatch(r"[\w.-]{1,64}", name, re.ASCII)]
+    ignored = [name for name in unknown if re.fullmatch(r"[\w.-]{1,64}", name, re.ASCII)]
     if ignored:
         headers["x-altgate-ignored"] = ", ".join(ignored[:MAX_IGNORED])
     return headers

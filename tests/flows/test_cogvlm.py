@@ -27,6 +27,7 @@ from tests.services import Server, engine_socket, running_server
 TOKENS = 12
 CAPTION = "Generate a caption for this image."
 WIDE, TALL = picture(1, width=90, height=40), picture(2, width=50, height=120)
+NO_END = {"2": -100, "310": -100}  # as logit_bias: the token that ends an answer of the one, and of the other
 FRESH = {"cache-control": "no-store"}
 OPTIONS = (
     'enforce-eager = true, dtype = "float32", max-num-seqs = 16, kv-cache-memory-bytes = 67108864, '
@@ -208,26 +209,38 @@ def test_structured_answers_keep_to_their_schema(client: OpenAI, family: str) ->
     assert 0 < len(words) <= 120
 
 
-def test_who_leaves_ends_the_work(server: Server, family: str) -> None:
-    """The request of a client that closes its connection is aborted in vLLM."""
-    body = {"model": f"tiny-{family}", "messages": [turn(WIDE, CAPTION)], "max_tokens": 200, "logit_bias": {}}
+def test_who_leaves_ends_the_work(server: Server, client: OpenAI, family: str) -> None:
+    """The request of a client that closes its connection is aborted in vLLM: it has not come to its own end."""
+    said(client, family, [turn(WIDE, CAPTION)], max_tokens=1)
+    body = {"model": f"tiny-{family}", "messages": [turn(WIDE, CAPTION)], "max_tokens": 450, "logit_bias": NO_END}
     connection = http.client.HTTPConnection(urlsplit(server.root).netloc)
     connection.request("POST", "/v1/chat/completions", json.dumps(body), {"content-type": "application/json", **FRESH})
     _until(lambda: _running(server) == 1)
+    ended = _ended(server)
     connection.close()
     _until(lambda: _running(server) == 0)
 
+    assert _ended(server) == ended
+
 
 def _running(server: Server) -> float:
-    """How many requests vLLM is working on, by its own metrics."""
+    """How many requests vLLM is working on."""
+    return _metric(server, "vllm:num_requests_running{")
+
+
+def _ended(server: Server) -> float:
+    """How many answers vLLM has made to their full length."""
+    return _metric(server, "vllm:request_success_total{", label='finished_reason="length"')
+
+
+def _metric(server: Server, name: str, label: str = "") -> float:
+    """The sum of what vLLM tells under this name, and with this label."""
     connection = http.client.HTTPConnection("engine")
     connection.sock = engine_socket(server)
     connection.request("GET", "/metrics")
     told = connection.getresponse().read().decode()
     connection.close()
-    return sum(
-        float(line.rpartition(" ")[2]) for line in told.splitlines() if line.startswith("vllm:num_requests_running{")
-    )
+    return sum(float(line.rpartition(" ")[2]) for line in told.splitlines() if line.startswith(name) and label in line)
 
 
 def _until(condition: Callable[[], bool]) -> None:

@@ -242,6 +242,11 @@ def test_a_model_of_ones_own_is_added(tmp_path: Path) -> None:
         ('[cache]\nredis = "redis+sentinel://one:26379"', ["altgate.toml", "redis", "/service"]),
         ("[server]\nheartbeat = 0", ["altgate.toml", "server.heartbeat", "above zero"]),
         ("[images]\nallowed_ports = [0]", ["altgate.toml", "images.allowed_ports"]),
+        ("[images]\nallowed_ports = []", ["altgate.toml", "allowed_ports", "at least one"]),
+        ("[images]\nformats = []", ["altgate.toml", "formats", "at least one"]),
+        ('[images]\nformats = ["jpeg", "png", "jpeg"]', ["altgate.toml", "formats", "twice"]),
+        ('[images]\nmax_decoded = "64MiB"', ["images.max_decoded", "64 MiB", "1339 MiB", "images.max_pixels"]),
+        ("[images]\nmax_pixels = 100_000_000", ["images.max_decoded", "100,000,000", "Raise"]),
         ('[models.demo]\nargs = { uds = "/x" }', ["altgate.toml", "models.demo", "'uds'"]),
         ('[models.ours]\nengine = "blip"\nsource = ""', ["altgate.toml", "models.ours", "source"]),
         ('[models."a b"]\nengine = "blip"\nsource = "x"', ["'a b'", "digits"]),
@@ -259,6 +264,11 @@ def test_a_model_of_ones_own_is_added(tmp_path: Path) -> None:
         ('[models.demo]\nurls = ["http://g/v1"]', ["models.demo", "'urls'", 'engine = "remote"']),
         ('[models.demo]\napi_key_env = "KEY"', ["models.demo", "'api_key_env'", 'engine = "remote"']),
         ("[models.demo]\nargs = { served_model_name = 'x' }", ["models.demo", "'served-model-name'", "gateway itself"]),
+        ("[models.demo]\nargs = { tokenizer = 'x' }", ["models.demo", "'tokenizer'", "gateway itself"]),
+        (
+            '[models.x]\nengine = "remote"\nurls = ["http://g/v1"]\ntokenizer = "x"',
+            ["models.x", "'tokenizer'", "Set it where"],
+        ),
         ('[models.demo]\nmemory = "much"', ["models.demo", "memory", "20MB"]),
         ("[models.demo]\nmax_pictures = 0", ["models.demo", "max_pictures"]),
         ('[models.demo]\nforms = ["vqa"]', ["models.demo", "'forms'", "Remove it"]),
@@ -272,6 +282,15 @@ def test_a_fault_names_file_key_and_remedy(tmp_path: Path, text: str, words: lis
         load(written(tmp_path, text), {}, {})
 
     assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_a_known_model_can_be_served_elsewhere(tmp_path: Path) -> None:
+    """What the catalogue says of its tokenizer is then the other server's affair."""
+    text = '[models.cogvlm-chat]\nengine = "remote"\nurls = ["http://g/v1"]'
+
+    (model,) = (each for each in load(written(tmp_path, text), {}, {}).models if each.name == "cogvlm-chat")
+
+    assert (model.engine, model.tokenizer) == ("remote", None)
 
 
 def test_a_file_that_is_not_there_is_a_fault(tmp_path: Path) -> None:

@@ -1,7 +1,11 @@
 """How an engine's process is started: its command line and its environment."""
 
 import json
+import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 from gateway.catalogue import Model
 from gateway.launch import command, environment
@@ -14,6 +18,7 @@ def test_every_kind_is_started_the_same_way() -> None:
     """The module of its kind, what to load, what it is called, where to listen; and it ends with us."""
     assert command(BLIP, "/run/0.sock", max_pixels=1000) == [
         sys.executable,
+        "-P",
         "-m",
         "engines.blip",
         "--model=blip-base",
@@ -26,11 +31,22 @@ def test_every_kind_is_started_the_same_way() -> None:
     ]
 
 
+@pytest.mark.parametrize("model", [BLIP, VLLM], ids=["blip", "vllm"])
+def test_nothing_of_the_current_folder_is_run(model: Model, tmp_path: Path) -> None:
+    """A module that lies there is not taken for Python's own."""
+    (tmp_path / "argparse.py").write_text("raise SystemExit('run')")
+    start = command(model, "/run/0.sock", max_pixels=1000)
+
+    done = subprocess.run([*start, "--help"], cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_vllm_is_told_what_the_gateway_lets_through() -> None:
     """So that it holds nothing larger possible."""
     words = command(VLLM, "/run/0.sock", max_pixels=1000)
 
-    assert words[2] == "engines.vllm"
+    assert words[3] == "engines.vllm"
     assert {"--max-model-len=4096", "--max-pictures=3", "--max-pixels=1000"} <= set(words)
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from gateway.config import load
+from gateway.preparation import prepared
+from gateway.values import ConfigError
 from tests.engines.cogvlm import tiny
 
 
@@ -21,7 +23,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> tiny.Published:
 
 def altgate(*words: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
     """What the command prints, and how it ends."""
-    command = [sys.executable, "-m", "gateway.cli", "prepare", *words]
+    command = [sys.executable, "-P", "-m", "gateway.cli", "prepare", *words]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, env={**os.environ})
 
 
@@ -43,6 +45,16 @@ def test_a_checkpoint_is_prepared_and_its_section_printed(published: tiny.Publis
     assert (model.source, model.forms) == (str(out), ("chat", "vqa"))
 
 
+def test_no_code_of_the_checkpoint_is_run(published: tiny.Published, tmp_path: Path) -> None:
+    """Not even where the command is given in its folder, in which a module has the name of one of Python's own."""
+    source = shutil.copytree(published.checkpoint, tmp_path / "source")
+    (source / "argparse.py").write_text("raise SystemExit('run')")
+
+    done = altgate("cogvlm", "--source=.", f"--tokenizer={published.tokenizer}", "--out=../out", cwd=source)
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_what_cannot_be_prepared_is_one_sentence(published: tiny.Published, tmp_path: Path) -> None:
     """The engine's own, with the command's exit status."""
     source = f"--source={published.checkpoint}"
@@ -61,6 +73,16 @@ def test_what_cannot_be_prepared_is_one_sentence(published: tiny.Published, tmp_
     assert other.stderr.startswith("Error: the source is of the other generation, that of cogvlm-chat;")
     assert missing.stderr.startswith("Error: the source lacks 1 of its 2 files of weights: model-00001-of-00002.")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_preparation_that_is_killed_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """By the signal's number and name, for it could say nothing itself."""
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    (tmp_path / "python").write_text("#!/bin/sh\nkill -9 $$\n")
+    (tmp_path / "python").chmod(0o755)
+
+    with pytest.raises(ConfigError, match=r"was ended by signal 9 \(Killed\)\. Run it again\."):
+        prepared("cogvlm", tmp_path, None, tmp_path / "out")
 
 
 def test_other_models_need_no_preparation(published: tiny.Published, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from tests.engines.cogvlm.tiny import Published
 CLIP_MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])
 CLIP_STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])
 ADAPTER_EPS = 1e-5
+RMS_EPS = 1e-6  # where config.json has none: CogVLM's class's own
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,8 @@ class Reference:
         return functional.layer_norm(x, x.shape[-1:], self.weights[f"{name}.weight"], self.weights[f"{name}.bias"], eps)
 
     def _rms(self, name: str, x: Tensor) -> Tensor:
-        return functional.rms_norm(x, x.shape[-1:], self.weights[f"{name}.weight"], self.config["rms_norm_eps"])
+        eps = self.config.get("rms_norm_eps", RMS_EPS)
+        return functional.rms_norm(x, x.shape[-1:], self.weights[f"{name}.weight"], eps)
 
 
 def chat(question: str, history: Sequence[tuple[str, str]] = ()) -> str:

@@ -17,9 +17,10 @@ ROOMY = Budgets(max_num_batched_tokens=2048, max_num_seqs=256, long_prefill_toke
         (ROOMY._replace(max_num_seqs=2049), ["`max-num-batched-tokens` (2048)", "`max-num-seqs` (2049)"]),
         (ROOMY._replace(long_prefill_token_threshold=1), ["`long-prefill-token-threshold`"]),
         (ROOMY._replace(speculative=True), ["`speculative-config`"]),
+        (ROOMY._replace(scheduling_policy="priority"), ['`scheduling-policy = "priority"`', "leave it out"]),
         (ROOMY._replace(max_model_len=IMAGE), ["`max_model_len` (1227)", f"set it to {IMAGE + TEXT_TOKENS} or more"]),
     ],
-    ids=["few tokens", "many sequences", "chunks of one", "speculation", "short"],
+    ids=["few tokens", "many sequences", "chunks of one", "speculation", "priorities", "short"],
 )
 def test_what_would_be_wrong_is_refused_by_name(budgets: Budgets, names: list[str]) -> None:
     """The sentence names the option, its value where it has one, and the remedy."""

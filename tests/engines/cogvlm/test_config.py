@@ -77,6 +77,7 @@ def test_only_decoding_is_captured(
         ({"max_num_batched_tokens": 8, "max_num_seqs": 8}, "`max-num-batched-tokens` (8) must be greater than"),
         ({"max_num_batched_tokens": 8}, "`max-num-batched-tokens` (8) must be greater than"),
         ({"long_prefill_token_threshold": 1}, "`long-prefill-token-threshold` must not be 1"),
+        ({"scheduling_policy": "priority"}, '`scheduling-policy = "priority"` cannot be used with CogVLM'),
         ({"max_model_len": 20}, "`max_model_len` (20) has no room for a picture"),
         (
             {"speculative_config": {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 3}},
@@ -84,7 +85,7 @@ def test_only_decoding_is_captured(
         ),
         ({"hf_overrides": {"rope_tables": "bf16"}}, "`rope_tables` must be one of float32, bfloat16"),
     ],
-    ids=["compiled", "full", "piecewise", "few tokens", "vLLM's own", "chunks of one", "short", "draft", "tables"],
+    ids=["compiled", "full", "piecewise", "few", "vLLM's own", "chunks", "priority", "short", "draft", "tables"],
 )
 def test_what_would_be_wrong_does_not_start(
     inside: Inside, prepared: dict[str, Path], options: dict[str, Any], sentence: str

@@ -147,8 +147,19 @@ def test_the_configuration_says_all_that_differs(config: Mapping[str, Any], expe
     assert not is_published(made)
 
 
+@pytest.mark.parametrize(("config", "epsilon"), [(COGVLM, 1e-6), (COGVLM2, 1e-5)], ids=["CogVLM", "CogVLM2"])
+def test_an_epsilon_left_out_is_that_of_the_authors_class(config: Mapping[str, Any], epsilon: float) -> None:
+    """The generations have different ones."""
+    left = {name: value for name, value in config.items() if name != "rms_norm_eps"}
+
+    assert read(left, "it").rms_norm_eps == epsilon
+
+
 def test_published_and_prepared_are_told_apart() -> None:
-    """By the type of model, which no published configuration names. Kin that cannot be served is known as such."""
+    """By a mark of ours: a type of model is put in by whatever saves a checkpoint again. Kin is known as such, too."""
+    saved = COGVLM | {"model_type": "cogvlm"}
+    assert is_published(saved)
+    assert not is_prepared(saved)
     assert is_published(COGVLM)
     assert is_published(COGVLM | {"architectures": ["CogAgentForCausalLM"]})
     assert not is_prepared(COGVLM)
@@ -179,11 +190,28 @@ def test_generations_are_told_apart() -> None:
         ({"num_attention_heads": 31}, "'num_attention_heads' does not"),
         ({"num_multi_query_heads": 5}, "'num_multi_query_heads' does not"),
         ({"pad_token_id": 32000}, "'pad_token_id' does not"),
+        ({"num_hidden_layers": 2**31 - 1}, "'num_hidden_layers' does not"),
     ],
 )
 def test_what_is_not_cogvlm_is_refused(change: Mapping[str, Any], sentence: str) -> None:
     """With the cause, and what to do about it."""
     with pytest.raises(LoadError, match=f"x/y.*{sentence}.*; (choose|take|download) "):
+        read({**COGVLM, **change}, "x/y")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"template_version": "base"}, "a 'template_version' that cannot be served; only chat and vqa can"),
+        ({"hidden_act": "relu"}, "a 'hidden_act' that cannot be served; only silu can"),
+        ({"torch_dtype": {"a": 1}}, "a 'torch_dtype' that cannot be served; only bfloat16 and float16 and float32 can"),
+        ({"dtype": "int8"}, "a 'dtype' that cannot be served"),
+        ({"vision_config": {**TOWER, "hidden_act": "quick_gelu"}}, r"\(vision_config\) has a 'hidden_act' that"),
+    ],
+)
+def test_what_would_be_computed_otherwise_is_refused(change: Mapping[str, Any], sentence: str) -> None:
+    """What is made here can be one thing only, and says which."""
+    with pytest.raises(LoadError, match=f"the config.json of x/y.*{sentence}"):
         read({**COGVLM, **change}, "x/y")
 
 

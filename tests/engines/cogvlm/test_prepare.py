@@ -1,11 +1,15 @@
 """A published checkpoint becomes a folder that vLLM can serve, or one sentence says why not."""
 
+import errno
 import json
+import os
 import shutil
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -214,6 +218,47 @@ def spoil_weights(case: Case) -> None:
         file.unlink()
 
 
+def add_tensor(case: Case, name: str, place: str | None) -> None:
+    """Puts a small tensor at the end of the second file, and into the index at `place`."""
+
+    def edit(header: dict[str, Any]) -> None:
+        end = max(entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__")
+        header[name] = {"dtype": "BF16", "shape": [2], "data_offsets": [end, end + 4]}
+
+    rewrite_header(case.source / SECOND, edit)
+    with (case.source / SECOND).open("ab") as file:
+        file.write(bytes(4))
+    if place is not None:
+        index = read(case.source / weights.INDEX)["weight_map"]
+        change(case.source / weights.INDEX, weight_map={**index, name: place})
+
+
+def spoil_stranger(case: Case) -> None:
+    """Adds a tensor that the index does not name."""
+    add_tensor(case, "model.extra", None)
+
+
+def spoil_twin(case: Case) -> None:
+    """Adds a tensor that the other file has too, where the index says it is."""
+    add_tensor(case, "lm_head.weight", None)
+
+
+def spoil_name(case: Case) -> None:
+    """Adds a tensor whose name fills a screen, in more than one line."""
+    add_tensor(case, "a\n" * 100_000, SECOND)
+
+
+def spoil_file_name(case: Case) -> None:
+    """Lets the index name a file in two lines."""
+    index = read(case.source / weights.INDEX)["weight_map"]
+    change(case.source / weights.INDEX, weight_map={**index, "x": "two\nlines.safetensors"})
+
+
+def spoil_number(case: Case) -> None:
+    """Lets a shape be larger than any number."""
+    rewrite_header(file_of(case.source, NORM), lambda header: header[NORM].update(shape=[10**400, 1.5]))
+
+
 def spoil_layers(case: Case) -> None:
     """Lets the configuration say fewer layers than there are."""
     change(case.source / "config.json", num_hidden_layers=2)
@@ -231,7 +276,7 @@ def spoil_quantised(case: Case) -> None:
 
 def spoil_prepared(case: Case) -> None:
     """Makes it one that was prepared already."""
-    change(case.source / "config.json", model_type="cogvlm")
+    change(case.source / "config.json", model_type="cogvlm", altgate=1)
 
 
 @pytest.mark.parametrize(
@@ -251,6 +296,11 @@ def spoil_prepared(case: Case) -> None:
         (spoil_nesting, f"{SECOND} of x/y is cut short or no safetensors file; download"),
         (spoil_index, "the model.safetensors.index.json of x/y cannot be read; download"),
         (spoil_weights, "x/y holds no weights as safetensors; download"),
+        (spoil_stranger, "in other files than its model.safetensors.index.json says: model.extra; download"),
+        (spoil_twin, "in other files than its model.safetensors.index.json says: lm_head.weight; download"),
+        (spoil_name, f"x/y has tensors that CogVLM does not have: {(chr(97) + chr(92) + 'n') * 33}a...; download"),
+        (spoil_file_name, "x/y lacks 1 of its 3 files of weights: two\\nlines.safetensors; download"),
+        (spoil_number, "of x/y is cut short or no safetensors file; download"),
         (spoil_layers, "x/y has tensors that CogVLM does not have: model.layers.2."),
         (spoil_configuration, "x/y is made for videos"),
         (spoil_quantised, "x/y is quantised already"),
@@ -318,6 +368,70 @@ def test_a_broken_vocabulary_is_refused(first: Case, content: bytes) -> None:
     assert "the tokenizer of x/y " in refused(first)
 
 
+@pytest.mark.parametrize(
+    "vocabulary",
+    [{"a": "b"}, {"a": 10**400}, {"a": -1}, {"a": 1.5}, [[number, 0] for number in range(316)], [[]]],
+)
+def test_an_odd_vocabulary_is_refused(second: Case, vocabulary: object) -> None:
+    """Tokens that are no words, or have no number."""
+    model = read(second.source / "tokenizer.json")["model"]
+    change(second.source / "tokenizer.json", model={**model, "vocab": vocabulary})
+
+    assert "the tokenizer of x/y cannot be read; download it again" in refused(second)
+
+
+def test_a_first_token_is_cut_short_in_a_sentence(first: Case) -> None:
+    """However long it is in the file."""
+    change(first.tokenizer / "tokenizer_config.json", bos_token="x" * 100_000)
+
+    assert f"'{'x' * 100}...', with which its texts begin" in refused(first)
+
+
+def test_half_a_character_does_not_matter(first: Case) -> None:
+    """JSON can say what no text can hold."""
+    change(first.tokenizer / "tokenizer_config.json", extra="\ud800")
+
+    prepare(first.source, first.tokenizer, first.out)
+
+    assert read(first.out / "tokenizer_config.json")["extra"] == "\ud800"
+
+
+def test_every_token_that_ends_an_answer_ends_it(second: Case) -> None:
+    """Llama 3 has one for the end of a turn, which often stands in generation_config.json alone."""
+    change(second.source / "generation_config.json", eos_token_id=[5, 7])
+    eos = read(second.source / "config.json")["eos_token_id"]
+
+    prepare(second.source, None, second.out)
+
+    assert read(second.out / "generation_config.json")["eos_token_id"] == [eos, 5, 7]
+
+
+def test_a_checkpoint_need_not_say_how_it_generates(second: Case) -> None:
+    """Then config.json says it alone."""
+    (second.source / "generation_config.json").unlink()
+
+    prepare(second.source, None, second.out)
+
+    eos = read(second.source / "config.json")["eos_token_id"]
+    assert read(second.out / "generation_config.json")["eos_token_id"] == eos
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "sentence"),
+    [
+        ("generation_config.json", '{"eos_token_id": 316}', "x/y ends its answers with a token that it does not have"),
+        ("generation_config.json", '{"eos_token_id": "x"}', "generation_config.json of x/y has no usable 'eos_token_"),
+        ("generation_config.json", "[" * 100_000, "the generation_config.json of x/y cannot be read; download"),
+        ("config.json", "[" * 100_000, "the config.json of x/y cannot be read; download"),
+    ],
+)
+def test_an_odd_configuration_is_refused(second: Case, file: str, content: str, sentence: str) -> None:
+    """In a sentence, as all else."""
+    (second.source / file).write_text(content)
+
+    assert sentence in refused(second)
+
+
 # --- what is in the way, and what breaks off ---
 
 
@@ -339,6 +453,33 @@ def test_an_empty_folder_is_not_in_the_way(first: Case) -> None:
     prepare(first.source, first.tokenizer, first.out)
 
     assert (first.out / "config.json").is_file()
+
+
+def test_the_current_folder_can_be_the_place(first: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty one, by its shortest name."""
+    first.out.mkdir()
+    monkeypatch.chdir(first.out)
+
+    prepare(first.source, first.tokenizer, Path())
+
+    ensure_intact(first.out, "x/y")
+
+
+def test_many_at_once_wait_for_each_other(first: Case) -> None:
+    """None of them fails, and what the last one leaves is whole."""
+    everybody = threading.Barrier(6)
+
+    def one(_: int) -> None:
+        everybody.wait()
+        prepare(first.source, first.tokenizer, first.out)
+
+    for _ in range(5):
+        with ThreadPoolExecutor(6) as threads:
+            list(threads.map(one, range(6)))
+
+        ensure_intact(first.out, "x/y")
+        assert not list(first.out.parent.glob(".out*"))
+        shutil.rmtree(first.out)
 
 
 def put_file(case: Case) -> None:
@@ -395,17 +536,27 @@ def test_a_preparation_that_is_killed_leaves_nothing_that_looks_finished(first: 
     prepare(first.source, first.tokenizer, first.out)
 
     ensure_intact(first.out, "x/y")
+    assert not list(first.out.parent.glob(".out*"))
 
 
-def test_a_disk_that_is_full_is_told(first: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the system's word for it, and nothing is left."""
+@pytest.mark.parametrize(
+    ("number", "sentence"),
+    [
+        (errno.ENOSPC, "could not be written (No space left on device); make room for it"),
+        (errno.EACCES, "could not be written (Permission denied); name another folder"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_told(
+    first: Case, monkeypatch: pytest.MonkeyPatch, number: int, sentence: str
+) -> None:
+    """By the system's word for it and with what helps, and nothing is left."""
 
-    def full(*_: Any) -> None:
-        raise OSError(28, "No space left on device")
+    def fails(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(shutil, "copyfile", full)
+    monkeypatch.setattr(shutil, "copyfile", fails)
 
-    assert "could not be written (No space left on device); make room" in refused(first)
+    assert sentence in refused(first)
 
 
 def test_weights_that_have_moved_are_noticed(first: Case) -> None:
@@ -414,6 +565,35 @@ def test_weights_that_have_moved_are_noticed(first: Case) -> None:
     first.source.rename(first.source.with_name("elsewhere"))
 
     with pytest.raises(LoadError, match=r"the weights of x/y are no longer where they were.*; prepare it again"):
+        ensure_intact(first.out, "x/y")
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "tokenizer.model",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+        "generation_config.json",
+        "config.json",
+        SECOND,
+    ],
+)
+def test_files_that_are_lost_are_noticed(first: Case, file: str) -> None:
+    """Each that vLLM needs, before it misses it."""
+    prepare(first.source, first.tokenizer, first.out)
+    (first.out / file).unlink()
+
+    with pytest.raises(LoadError, match=r"x/y.*; prepare it again"):
+        ensure_intact(first.out, "x/y")
+
+
+def test_what_another_version_made_is_noticed(first: Case) -> None:
+    """It may lack what this one relies on."""
+    prepare(first.source, first.tokenizer, first.out)
+    change(first.out / "config.json", altgate=0)
+
+    with pytest.raises(LoadError, match=r"x/y was prepared by another version of Altgate; prepare it again"):
         ensure_intact(first.out, "x/y")
 
 

@@ -48,7 +48,8 @@ class Published:
 def cogvlm(folder: Path, side: int = 4, seed: int = 11) -> Published:
     """Write a CogVLM, laid out like zai-org/cogvlm-chat-hf, which has no tokenizer of its own.
 
-    Its pictures have `side` patches a side, and become that many squared tokens and two more.
+    Its config.json leaves out the epsilon of its norms, which is then the authors' class's own. Its pictures have
+    `side` patches a side, and become that many squared tokens and two more.
     """
     checkpoint, tokenizer = folder / "checkpoint", folder / "tokenizer"
     checkpoint.mkdir(parents=True)
@@ -57,6 +58,7 @@ def cogvlm(folder: Path, side: int = 4, seed: int = 11) -> Published:
     ids = LlamaTokenizer.from_pretrained(tokenizer).get_vocab()
     language = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 2}
     config = _config(language, side, vocab_size=len(ids), bos_token_id=1, eos_token_id=2, pad_token_id=0)
+    del config["rms_norm_eps"]
     _save(checkpoint, config, _draw(config, ids, rope_base=10000, seed=seed))
     return Published(checkpoint, tokenizer)
 

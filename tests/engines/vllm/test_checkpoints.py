@@ -5,6 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -83,6 +85,52 @@ def test_what_has_changed_is_prepared_anew(published: tiny.Published, tmp_path: 
     assert after.config["max_position_embeddings"] == 300 + IMAGE_TOKENS - 3
 
 
+def test_what_is_not_used_makes_no_other_folder(published: tiny.Published, tmp_path: Path) -> None:
+    """Such as a note beside the weights."""
+    source = shutil.copytree(published.checkpoint, tmp_path / "source")
+    before = found(source, published.tokenizer, tmp_path)
+    (source / "README.md").write_text("read me")
+
+    assert found(source, published.tokenizer, tmp_path).folder == before.folder
+
+
+def test_many_first_starts_at_once_prepare_once(published: tiny.Published, tmp_path: Path) -> None:
+    """The others wait and find what the first one has made."""
+    everybody = threading.Barrier(6)
+    told: list[str] = []
+
+    def start(_: int) -> Checkpoint:
+        everybody.wait()
+        source, tokenizer = str(published.checkpoint), str(published.tokenizer)
+        return ready(source, "main", tokenizer, {"HOME": str(tmp_path)}, lambda phase, _: told.append(phase))
+
+    with ThreadPoolExecutor(6) as threads:
+        checkpoints = list(threads.map(start, range(6)))
+
+    assert all(checkpoint == checkpoints[0] for checkpoint in checkpoints)
+    assert told == ["prepare", "prepare"]  # one for each file of weights
+    assert list(checkpoints[0].folder.parent.iterdir()) == [checkpoints[0].folder]
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer.model", "model-00001-of-00002.safetensors"])
+def test_what_is_damaged_in_our_cache_is_made_again(published: tiny.Published, tmp_path: Path, file: str) -> None:
+    """Nobody has to be asked for it."""
+    before = found(published.checkpoint, published.tokenizer, tmp_path)
+    (before.folder / file).unlink()
+
+    assert found(published.checkpoint, published.tokenizer, tmp_path) == before
+    assert (before.folder / file).is_file()
+
+
+def test_a_checkpoint_that_was_saved_again_is_prepared(published: tiny.Published, tmp_path: Path) -> None:
+    """Though it names a type of model then, it is none of ours."""
+    source = shutil.copytree(published.checkpoint, tmp_path / "source")
+    config = json.loads((source / "config.json").read_bytes())
+    (source / "config.json").write_text(json.dumps({**config, "model_type": "cogvlm"}))
+
+    assert found(source, published.tokenizer, tmp_path).config["image_tokens"] == IMAGE_TOKENS
+
+
 def test_a_prepared_checkpoint_is_used_as_it_is(published: tiny.Published, tmp_path: Path) -> None:
     """Nothing is looked for beside it, not even the tokenizer that its entry in the catalogue names."""
     prepare(published.checkpoint, published.tokenizer, tmp_path / "out")
@@ -110,11 +158,12 @@ def test_a_prepared_checkpoint_without_its_weights_is_refused(published: tiny.Pu
         (["--max_num_batched_tokens", "8", "--x", "--max_num_seqs", "16"], "`max-num-batched-tokens`"),
         (["--long-prefill-token-threshold=1"], "`long-prefill-token-threshold`"),
         (["--speculative-config={}"], "speculative decoding"),
+        (["--scheduling-policy=priority"], '`scheduling-policy = "priority"`'),
     ],
 )
 def test_budgets_that_would_go_wrong_are_refused(options: list[str], sentence: str) -> None:
     """Before anything is loaded, in whatever way the options are written."""
-    checkpoint = Checkpoint(Path("/p"), {"model_type": "cogvlm", "image_tokens": IMAGE_TOKENS}, None)
+    checkpoint = Checkpoint(Path("/p"), {"model_type": "cogvlm", "altgate": 1, "image_tokens": IMAGE_TOKENS}, None)
 
     with pytest.raises(LoadError, match=sentence):
         ensure_servable(checkpoint, 512, options)
@@ -125,13 +174,15 @@ def test_budgets_that_would_go_wrong_are_refused(options: list[str], sentence: s
     [
         ("cogvlm", []),
         ("cogvlm", ["--max-num-batched-tokens=16", "--max-num-seqs=8"]),
-        ("cogvlm", ["--max-num-batched-tokens=8k", "--max-num-seqs"]),
+        ("cogvlm", ["--max-num-batched-tokens=8k", "--max-num-seqs", "--scheduling-policy=fcfs"]),
         ("gemma3", ["--max-num-batched-tokens=8", "--max-num-seqs=8"]),
     ],
 )
 def test_other_budgets_and_other_models_are_left_to_vllm(kind: str, options: list[str]) -> None:
     """So is what is no plain number."""
-    ensure_servable(Checkpoint(Path("/p"), {"model_type": kind, "image_tokens": IMAGE_TOKENS}, None), 512, options)
+    ensure_servable(
+        Checkpoint(Path("/p"), {"model_type": kind, "altgate": 1, "image_tokens": IMAGE_TOKENS}, None), 512, options
+    )
 
 
 # --- as a program ---

@@ -1,10 +1,15 @@
 """How vLLM is started: closed wherever the gateway never knocks, and with whatever the operator adds."""
 
+import os
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import jinja2
+import pytest
 
-from engines.vllm.command import Served, command, environment
+from engines.vllm.command import PLUGIN, Served, command, environment
 
 
 def served(*options: str, kind: str = "gemma3", tokenizer: Path | None = None) -> Served:
@@ -16,7 +21,7 @@ def test_vllm_is_told_what_to_serve_and_where() -> None:
     """The checkpoint, the name that requests use, the private socket and the bounds that the gateway keeps."""
     line = command(served())
 
-    assert line[1:3] == ["-m", "vllm.entrypoints.openai.api_server"]
+    assert line[1:4] == ["-P", "-m", "vllm.entrypoints.openai.api_server"]
     assert {
         "--model=/models/gemma",
         "--served-model-name=gemma",
@@ -67,6 +72,38 @@ def test_vllm_is_offline_silent_and_bounded() -> None:
     assert environ["VLLM_MAX_IMAGE_PIXELS"] == "50000000"
     assert environ["VLLM_MAX_N_SEQUENCES"] == "8"
     assert environ["VLLM_CACHE_ROOT"] == "/home/me/.cache/altgate/vllm"
+
+
+def test_nothing_of_the_current_folder_is_run(tmp_path: Path) -> None:
+    """A module that lies there is not taken for Python's own, not even by what vLLM starts itself."""
+    (tmp_path / "argparse.py").write_text("print('run')")
+    environ = environment(served(), os.environ)
+
+    done = subprocess.run(
+        [sys.executable, "-m", "gzip", "--help"], cwd=tmp_path, env=environ, capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout.startswith("usage")
+
+
+@pytest.mark.parametrize(
+    ("named", "loaded"),
+    [("lora_filesystem_resolver", "lora_filesystem_resolver,altgate-cogvlm"), ("", "altgate-cogvlm"), (None, None)],
+)
+def test_our_own_plugin_is_among_those_that_are_named(named: str | None, loaded: str | None) -> None:
+    """An operator who chooses among vLLM's plugins does not lose CogVLM; one who does not has all."""
+    given = {} if named is None else {"VLLM_PLUGINS": named}
+
+    once = environment(served(), given)
+
+    assert once.get("VLLM_PLUGINS") == environment(served(), once).get("VLLM_PLUGINS") == loaded
+
+
+def test_the_name_of_our_plugin_is_that_of_its_entry_point() -> None:
+    """By which vLLM chooses."""
+    declared = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())
+
+    assert [*declared["project"]["entry-points"]["vllm.general_plugins"]] == [PLUGIN]
 
 
 def test_the_operators_own_tuning_holds() -> None:

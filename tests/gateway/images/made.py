@@ -68,6 +68,16 @@ def jpeg_of(width: int, height: int, data: bytes | None = None) -> bytes:
     return bytes(changed)
 
 
+def separate_scans(width: int, height: int) -> bytes:
+    """A grey JPEG, baseline, whose three components have a scan each: a zero for every block of 8 x 8."""
+    frame = struct.pack(">HBHHB", 17, 8, height, width, 3) + b"".join(bytes([at, 0x11, 0]) for at in (1, 2, 3))
+    tables = b"".join(b"\xff\xc4" + struct.pack(">HBB", 20, kind, 1) + bytes(16) for kind in (0x00, 0x10))
+    rows = bytes((-(-width // 8) * -(-height // 8) * 2 + 7) // 8)
+    scans = b"".join(b"\xff\xda" + struct.pack(">HBBBBBB", 8, 1, at, 0, 0, 63, 0) + rows for at in (1, 2, 3))
+    quantisation = b"\xff\xdb" + struct.pack(">HB", 67, 0) + b"\1" * 64
+    return b"\xff\xd8" + quantisation + b"\xff\xc0" + frame + tables + scans + b"\xff\xd9"
+
+
 def gif_of(width: int, height: int) -> bytes:
     """A GIF whose screen claims another size than its frame."""
     return PICTURES["gif"][:6] + struct.pack("<HH", width, height) + PICTURES["gif"][10:]

@@ -11,12 +11,13 @@ from typing import Any, cast
 
 import pytest
 
+from gateway.config import ImagesConfig
 from gateway.errors import PictureError, render
 from gateway.images import refusal
 from gateway.images.fetch import Fetcher
 
 PARAM = "messages[0].content[1].image_url.url"
-UNREACHABLE = refusal.unreachable(PARAM)
+UNREACHABLE = refusal.unreachable(PARAM, ImagesConfig().formats)
 BODY = b"\x89PNG\r\n\x1a\n, or so it says"
 
 

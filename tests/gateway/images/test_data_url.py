@@ -3,6 +3,7 @@
 import base64
 import random
 import time
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable
 
@@ -14,6 +15,7 @@ from gateway.errors import PictureError
 from gateway.images import data_url
 
 from .conftest import STEADY
+from .made import DEFAULT
 
 PARAM = "messages[0].content[1].image_url.url"
 PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 2 + b"\xff\xfe\xfb\xef"
@@ -24,7 +26,7 @@ WRAPPED = base64.encodebytes(PICTURE).decode()
 
 def decode(text: str, max_bytes: int = 2**20) -> bytes:
     """The bytes in the text."""
-    return data_url.decode(text, param=PARAM, max_bytes=max_bytes)
+    return data_url.decode(text, param=PARAM, max_bytes=max_bytes, formats=DEFAULT)
 
 
 def refused(text: str, max_bytes: int = 2**20) -> PictureError:
@@ -206,6 +208,8 @@ def odd(draw: random.Random) -> str:
         ("DATA:IMAGE/JPEG;base64,", "JPEG"),
         ("data:image/x-ms-bmp;base64,", None),
         ("data:image/x-icon,", "ICON"),
+        ("data:image/jpg;base64,", "JPEG"),
+        ("data:image/heif;base64,", "HEIC"),
         ("data:text/html;base64,", None),
         ("data:image/" + "a" * 99 + ";base64,", None),
         ("AAAA", None),
@@ -214,6 +218,26 @@ def odd(draw: random.Random) -> str:
 def test_the_label_is_read_for_sentences(text: str, label: str | None) -> None:
     """What a client says its picture is, where that is a short word."""
     assert data_url.label(text) == label
+
+
+def test_white_space_costs_no_memory() -> None:
+    """A body full of blanks is refused by its length; what may be lines of base64 takes a few times its own size."""
+    head = "data:;base64,"
+    for text, limit, times in ((head + "AA " * 2**22, 2**22, 1), (head + "AA " + "A" * 2**22, 3 * 2**20 - 9, 4)):
+        tracemalloc.start()
+        try:
+            assert refused(text, limit).code == "image_file_too_large"
+            assert tracemalloc.get_traced_memory()[1] < times * len(text) + 2**16
+        finally:
+            tracemalloc.stop()
+
+
+def test_blanks_are_removed_about_as_fast_as_digits_are_read() -> None:
+    """15 MB in lines of a quad within a second even on a busy machine (removing them one by one takes several)."""
+    text = "data:;base64," + "AAAA " * 5_000_000
+    started = time.perf_counter()
+    assert len(decode(text, 20_000_000)) == 15_000_000
+    assert time.perf_counter() - started < 1
 
 
 def test_a_large_picture_is_read_in_no_time() -> None:

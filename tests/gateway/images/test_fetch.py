@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from gateway.config import ImagesConfig
 from gateway.errors import Overloaded
-from gateway.images import flights
+from gateway.images import download, flights
 from gateway.images.connector import MAX_IDLE, SystemLookup
 from gateway.images.fetch import Fetcher
 from gateway.values import Seconds
@@ -48,6 +48,7 @@ async def test_a_picture_is_fetched(origin: Origin, fetcher: Fetcher) -> None:
     names = {header.split(":")[0].lower() for header in headers}
     assert names == {"host", "user-agent", "accept", "accept-encoding"}
     assert "Accept-Encoding: identity" in headers
+    assert "Accept: image/jpeg,image/png,image/webp,image/gif,image/avif,*/*;q=0.5" in headers
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,7 @@ async def test_what_is_fetched_again_is_asked_for_again(origin: Origin, fetcher:
 
 async def test_the_system_is_asked_for_both_families() -> None:
     """Without a lookup of the caller's, the operating system resolves; a name without an address is an OSError."""
-    lookup = SystemLookup()
+    lookup = SystemLookup(patience=8)
     assert await lookup("127.0.0.1") == ["127.0.0.1"]
     with pytest.raises(socket.gaierror):
         await lookup("no..name")
@@ -109,7 +110,7 @@ SLEEPY = """
 import asyncio, socket, time
 from gateway.images.connector import SystemLookup
 socket.getaddrinfo = lambda *_, **__: time.sleep(60)
-asyncio.run(asyncio.wait_for(SystemLookup()("slow.example"), 0.1))
+asyncio.run(asyncio.wait_for(SystemLookup(patience=8)("slow.example"), 0.1))
 """
 
 
@@ -205,6 +206,33 @@ async def test_giving_up_closes_the_connection(origin: Origin, fetcher: Fetcher)
     assert await fetcher.fetch(origin.url("/"), param=PARAM) == BODY
     async with asyncio.timeout(5):
         await left.wait()
+
+
+async def test_bodies_under_way_are_bounded_together(
+    origin: Origin, config: ImagesConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One alone always comes; another for which there is no memory left is told to come back, and can at once."""
+    monkeypatch.setattr(download, "MAX_UNDER_WAY", 10)
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n12345678")
+        begun.set()
+        await go_on.wait()
+        writer.write(b"9012")
+
+    origin.answers["/slow"], origin.answers["/"] = slow, answer()
+    async with Fetcher(config) as fetcher:
+        first = asyncio.create_task(fetcher.fetch(origin.url("/slow"), param=PARAM))
+        await begun.wait()
+        async with asyncio.timeout(30):
+            while fetcher._downloader._gate.bytes < 8:
+                await asyncio.sleep(0.001)
+        with pytest.raises(Overloaded, match="Too many pictures are being downloaded"):
+            await fetcher.fetch(origin.url("/"), param=PARAM)
+        go_on.set()
+        assert await first == b"123456789012"
+        assert await fetcher.fetch(origin.url("/"), param=PARAM) == BODY
 
 
 async def test_one_host_has_a_share_of_the_downloads(

@@ -12,6 +12,7 @@ from PIL import Image
 
 from gateway.images import header
 from gateway.images.header import Header, HeaderError
+from gateway.images.plan import Sizing, decoded_bytes, plan
 from gateway.images.sniff import FORMATS, Format, recognise, sniff
 
 from . import made
@@ -125,6 +126,7 @@ def test_a_bmp_may_stand_on_its_head() -> None:
         assert header.read(bytes(data)).height == read
 
 
+TAGS = b"\xff\xe1\xff\xffExif\0\0II*\0\x08\0\0\0\xff\xff" + bytes(65535 - 18)
 LONG = {
     "fill before a marker": b"\xff\xd8" + b"\xff" * 2**22,
     "segments": b"\xff\xd8" + b"\xff\xfe\0\2" * 2**20,
@@ -135,6 +137,8 @@ LONG = {
     "extensions of a GIF": made.PICTURES["gif"][:13] + b"!\xfe\1a\0" * 2**18,
     "chunks of a WebP": made.webp_of(8, 8)[:30] + b"VP8 \0\0\0\0" * 2**17,
     "boxes": made.PICTURES["avif"][:32] + b"\0\0\0\x08free" * 2**17,
+    "extensions of blocks": made.PICTURES["gif"][:13] + (b"!\xfe" + b"\1a" * 4000 + b"\0") * 2500,
+    "EXIF after EXIF": b"\xff\xd8" + TAGS * 319 + made.PICTURES["jpeg"][2:],
     "tags": b"II*\0\x08\0\0\0\xff\xff" + bytes(12) * 65535,
 }
 
@@ -149,6 +153,25 @@ def test_no_number_in_a_file_makes_work(name: str) -> None:
         outcome(data)
         took.append(time.perf_counter() - began)
     assert min(took) < 0.05
+
+
+def test_what_stands_behind_very_many_chunks_is_not_overlooked() -> None:
+    """A PNG has its orientation and its transparency wherever they stand, or is refused."""
+    turned = made.chunk(b"eXIf", made.exif(6).removeprefix(b"Exif\0\0"))
+    assert header.read(made.png((8, 4), after=[made.chunk(b"tEXt", b"")] * 10_000 + [turned])).size == (4, 8)
+    with pytest.raises(HeaderError, match="chunks"):
+        header.read(made.png((8, 4), after=[made.chunk(b"tEXt", b"")] * 20_000 + [turned]))
+    assert header.read(made.png((8, 4)) + turned).orientation == 1
+
+
+def test_scans_of_their_own_are_passes() -> None:
+    """A decoder keeps a whole JPEG whose first scan lacks a component, as it keeps a progressive one."""
+    data = made.separate_scans(4032, 3024)
+    read = header.read(data)
+    assert (read.size, read.progressive) == ((4032, 3024), True)
+    whole = header.read(made.jpeg_of(4032, 3024))
+    planned = plan(whole, Sizing("square", 384), "fast")
+    assert decoded_bytes(read, planned) >= decoded_bytes(whole, planned) + 4032 * 3024 * 8
 
 
 @pytest.mark.parametrize("kind", made.WRITABLE)

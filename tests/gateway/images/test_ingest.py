@@ -6,18 +6,20 @@ import hashlib
 import re
 import threading
 from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, suppress
 from io import BytesIO
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from gateway.config import ImagesConfig
-from gateway.errors import PictureError
-from gateway.images import ingest as ingesting
-from gateway.images import pool
+from gateway.errors import Overloaded, PictureError
+from gateway.images import installed, pool
 from gateway.images.header import read
 from gateway.images.ingest import Encoded, Ingest
 from gateway.images.plan import Sizing
+from gateway.images.shelf import Shelf
 from gateway.values import Bytes, Seconds
 
 from . import made
@@ -132,6 +134,11 @@ ENABLE = ", or have it enabled on the server: images.formats ="
             f"The label at '{PARAM}' says PNG, but the bytes are an HEIC picture. {READ}{ENABLE} [..., \"heic\"].",
         ),
         (
+            data_url(HEIC, "image/heif"),
+            b"",
+            f"The bytes at '{PARAM}' are an HEIC picture. {READ}{ENABLE} [..., \"heic\"].",
+        ),
+        (
             data_url(made.PICTURES["tiff"], "IMAGE/X-ICON"),
             b"",
             f"The label at '{PARAM}' says ICON, but the bytes are a TIFF picture. {READ}{ENABLE} [..., \"tiff\"].",
@@ -165,10 +172,17 @@ async def test_formats_can_be_enabled_and_left_out(fetcher: FakeFetcher, kind: s
 
 async def test_a_format_whose_decoder_is_missing_says_so(fetcher: FakeFetcher, monkeypatch: pytest.MonkeyPatch) -> None:
     """HEIC needs an extra: enabled without it, a HEIC is refused with what to install."""
-    monkeypatch.setattr(ingesting, "find_spec", lambda _: None)
+    monkeypatch.setattr(installed, "find_spec", lambda _: None)
     async with Ingest(fetcher, ImagesConfig(formats=("png", "heic")), workers=1) as ingest:
         error = await refused(ingest, data_url(HEIC))
     assert error.message.endswith("Send a PNG, or have 'altgate[heic]' installed on the server.")
+
+
+async def test_no_format_may_be_left(fetcher: FakeFetcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no decoder of those enabled is installed, pictures are refused in order."""
+    monkeypatch.setattr(installed, "find_spec", lambda _: None)
+    async with Ingest(fetcher, ImagesConfig(formats=("heic",)), workers=1) as ingest:
+        assert (await refused(ingest, data_url(PICTURE))).code == "invalid_image_format"
 
 
 async def test_the_limit_of_bytes_holds_for_base64(fetcher: FakeFetcher) -> None:
@@ -253,6 +267,12 @@ async def test_a_damaged_picture_is_refused(ingest: Ingest) -> None:
     assert (await refused(ingest, data_url(PICTURE[:-300]))).code == "image_parse_error"
 
 
+async def test_a_picture_in_separate_scans_gets_its_memory(ingest: Ingest) -> None:
+    """Its decoder keeps all of it, as it does of a progressive one."""
+    note, _ = await handed(ingest, made.separate_scans(4032, 3024))
+    assert note
+
+
 async def test_a_picture_that_takes_too_long_is_refused(fetcher: FakeFetcher) -> None:
     """Its worker is killed, and the client told what to do."""
     async with Ingest(fetcher, ImagesConfig(decode_timeout=Seconds(0.001)), workers=1) as ingest:
@@ -331,12 +351,92 @@ async def test_the_way_of_handing_over_is_in_the_name_of_our_work(fetcher: FakeF
     assert len({Ingest(fetcher, config, workers=1).pipeline for config in configs}) == 3
 
 
+# --- many at once ----------------------------------------------------------------------------------------------------
+
+
+async def copies(ingest: Ingest, data: bytes, count: int) -> list[Encoded]:
+    """That many pictures of the same pixels, each known by another digest."""
+    return [await ingest.load(data_url(data + bytes([number])), param=PARAM) for number in range(count)]
+
+
 async def test_too_many_pictures_are_told_to_come_back(fetcher: FakeFetcher, monkeypatch: pytest.MonkeyPatch) -> None:
-    """64 large ones at once: all are answered, with the picture or with a time to come back, within the budget."""
+    """64 large ones at once: each gets its picture, or a time to come back."""
     monkeypatch.setattr(pool, "LONGEST_WAIT", 0.3)
     async with Ingest(fetcher, ImagesConfig(max_decoded=Bytes(300 * 2**20)), workers=2) as ingest:
-        picture = await ingest.load(data_url(made.png((4000, 3000), color=2)), param=PARAM)
-        work = [ingest.hand_over(picture, SQUARE, ingest.lease(here=False), param=PARAM) for _ in range(64)]
+        pictures = await copies(ingest, made.png((4000, 3000), color=2), 64)
+        work = [ingest.hand_over(picture, SQUARE, ingest.lease(here=False), param=PARAM) for picture in pictures]
         results = await asyncio.gather(*work, return_exceptions=True)
-    kinds = {type(result).__name__ for result in results}
-    assert kinds == {"str", "Overloaded"}
+        assert {type(result).__name__ for result in results} == {"str", "Overloaded"}
+        assert ingest.pool.budget.free == ingest.pool.budget.size
+
+
+def decodes(ingest: Ingest) -> int:
+    """How many pictures its workers have answered about."""
+    return sum(worker.done for worker in ingest.pool._staff._decoders)
+
+
+@pytest.mark.parametrize("here", [False, True])
+async def test_many_copies_at_once_are_decoded_once(fetcher: FakeFetcher, here: bool, tmp_path: Path) -> None:
+    """Whoever asks for a picture that is being decoded shares it, also when the first who asked has left."""
+    async with Ingest(fetcher, CONFIG, workers=2, shelf=Shelf(tmp_path)) as ingest:
+        await ingest.pool.is_filtered()
+        picture = await ingest.load(data_url(made.png((1000, 1000), color=2)), param=PARAM)
+        with ExitStack() as leases:
+            held = [leases.enter_context(ingest.lease(here=here)) for _ in range(100)]
+            work = [asyncio.create_task(ingest.hand_over(picture, SQUARE, lease, param=PARAM)) for lease in held]
+            await asyncio.sleep(0)
+            for first in range(3):
+                work[first].cancel()
+            urls = await asyncio.gather(*work[3:])
+            assert len(set(urls)) == 1
+            assert not here or Path(urls[0].removeprefix("file://")).exists()
+            assert decodes(ingest) == 1
+        assert [*ingest.shelf.folder.iterdir()] == []
+
+
+@pytest.mark.parametrize("here", [False, True])
+async def test_what_lies_decoded_is_bounded(
+    fetcher: FakeFetcher, here: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While engines are slow, decoded pictures take no more than is set aside; later ones are told to come back."""
+    monkeypatch.setattr("gateway.images.ingest.LONGEST_WAIT", 0.05)
+    most = 40 * 2**20
+    config = ImagesConfig(max_decoded=Bytes(most), resize="off")
+    async with Ingest(fetcher, config, workers=2, shelf=Shelf(tmp_path)) as ingest:
+        with ExitStack() as leases:
+            results: list[str] = []
+            for picture in await copies(ingest, made.png((1000, 1000), color=2), 16):  # 3 MB each, once decoded
+                lease = leases.enter_context(ingest.lease(here=here))
+                with suppress(Overloaded):
+                    await ingest.reserve([(PARAM, picture)], UNKNOWN, lease)
+                    results.append(await ingest.hand_over(picture, UNKNOWN, lease, param=PARAM))
+            assert 0 < len(results) < 16
+            on_shelf = sum(file.stat().st_size for file in ingest.shelf.folder.iterdir())
+            assert on_shelf + sum(len(url) for url in results) <= most
+        assert ingest.decoded.free == most
+
+
+async def test_the_pictures_of_a_request_wait_together(fetcher: FakeFetcher) -> None:
+    """Else requests that have one each could wait for one another; what is never free is refused at once."""
+    config = ImagesConfig(max_decoded=Bytes(40 * 2**20), resize="off")
+    async with Ingest(fetcher, config, workers=1) as ingest:
+        pictures = [(PARAM, picture) for picture in await copies(ingest, made.png((1000, 1000), color=2), 16)]
+
+        async def request(part: list[tuple[str, Encoded]]) -> None:
+            with ingest.lease(here=False) as lease:
+                await ingest.reserve(part, UNKNOWN, lease)
+                await ingest.reserve(part, UNKNOWN, lease)  # an engine is asked once more: it is held already
+                await asyncio.gather(*(ingest.hand_over(each, UNKNOWN, lease, param=PARAM) for _, each in part))
+
+        await asyncio.wait_for(asyncio.gather(*(request(pictures[at : at + 6]) for at in range(10))), 60)
+        with pytest.raises(PictureError, match="takes too much memory"):
+            await request(pictures)
+        assert ingest.decoded.free == ingest.decoded.size
+
+
+async def test_what_was_fetched_is_counted(ingest: Ingest) -> None:
+    """With whoever bounds what requests hold; what stands in the request is counted there already."""
+    held: list[int] = []
+    await ingest.load("https://good.example/a", param=PARAM, hold=held.append)
+    await ingest.load(data_url(PICTURE), param=PARAM, hold=held.append)
+    assert held == [len(PICTURE)]

@@ -146,6 +146,14 @@ async def test_every_failure_reads_the_same(origin: Origin, fetcher: Fetcher, ca
     await assert_unreachable(fetcher, origin.url("/"))
 
 
+async def test_the_formats_that_are_enabled_are_asked_for_and_named(origin: Origin, config: ImagesConfig) -> None:
+    """In the request, and where there is no picture."""
+    async with Fetcher(replace(config, formats=("png", "bmp"))) as fetcher:
+        error = await refused(fetcher, origin.url("/nowhere"))
+    assert "returns a PNG or BMP;" in error.message
+    assert "Accept: image/png,image/bmp,*/*;q=0.5" in origin.heads[0]
+
+
 async def test_failures_to_connect_read_the_same(origin: Origin, config: ImagesConfig) -> None:
     """DNS and refused connections are no different."""
 

@@ -187,6 +187,27 @@ def test_a_transparent_colour_is_white(
 # --- frames, containers, metadata -----------------------------------------------------------------------------------
 
 
+def test_what_a_frame_leaves_uncovered_is_white() -> None:
+    """A GIF's first frame may be smaller than its screen, and lie anywhere on it."""
+    frame = Image.new("P", (40, 40), 0)
+    frame.putpalette([*RED, *BLUE])
+    frame.paste(1, (10, 10, 30, 30))
+    data = bytearray(saved(frame, "GIF"))
+    at = data.index(b",\0\0\0\0")
+    data[6:10], data[at + 1 : at + 5] = struct.pack("<HH", 64, 64), struct.pack("<HH", 16, 20)
+    image = shown(bytes(data))
+    points = {(0, 0): WHITE, (15, 30): WHITE, (56, 30): WHITE, (30, 60): WHITE, (16, 20): RED, (36, 40): BLUE}
+    assert {point: image.getpixel(point) for point in points} == points
+
+
+@pytest.mark.parametrize("mode", ["F", "I"])
+def test_values_without_a_range_are_refused(mode: str) -> None:
+    """Nobody knows what is white in a TIFF of floating-point numbers: none comes out black."""
+    pixels.prepare(["tiff"])
+    with pytest.raises(ValueError, match="range"):
+        shown(saved(Image.new(mode, (40, 40), 1), "TIFF"))
+
+
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "AVIF"])
 def test_the_first_frame_is_shown(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of an animation the first frame is decoded, and nobody looks for another."""

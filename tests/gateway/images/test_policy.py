@@ -91,10 +91,13 @@ def test_what_is_no_rule_is_refused(rule: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "proxy", ["", "proxy", "proxy:3128", "https://proxy:3128", "socks5://proxy:1080", "http://proxy"]
-)
+    "proxy",
+    ["", "proxy", "proxy:3128", "https://proxy:3128", "socks5://proxy:1080", "http://proxy", "http://proxy:65536",
+     "http://proxy:0", "http://[proxy]:3128"],
+)  # fmt: skip
 def test_what_is_no_proxy_is_refused(proxy: str) -> None:
     """When the configuration is read; a port is wanted, for proxies have none of their own."""
-    assert ImagesConfig(proxy="http://user:pw@proxy.example:3128").proxy
+    for right in ("http://user:pw@proxy.example:3128", "http://[::1]:3128"):
+        assert ImagesConfig(proxy=right).proxy
     with pytest.raises(ValueError, match="proxy: a URL is wanted"):
         ImagesConfig(proxy=proxy)

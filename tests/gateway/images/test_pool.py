@@ -125,7 +125,7 @@ async def test_workers_come_as_they_are_needed(two: Pool) -> None:
     assert len(pids(two)) <= 3
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGSTOP])
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGSTOP])
 async def test_a_worker_that_dies_or_hangs_costs_one_picture(two: Pool, sent: Sent, number: signal.Signals) -> None:
     """The others do not notice, and a worker is there for the next."""
     await decoded(two)
@@ -137,6 +137,34 @@ async def test_a_worker_that_dies_or_hangs_costs_one_picture(two: Pool, sent: Se
     assert caught.value.reason == ("time" if number is signal.SIGSTOP else "damaged")
 
 
+async def test_a_worker_that_dies_is_in_the_log(two: Pool, sent: Sent, caplog: pytest.LogCaptureFixture) -> None:
+    """With what it died of, and the beginning of the picture's digest: enough to find both."""
+    work = asyncio.create_task(two.decode(wanted(LARGE), LARGE, "0123456789abcdef", Memory))
+    await killed(sent, signal.SIGSEGV)
+    with pytest.raises(NotDecoded):
+        await work
+    assert caplog.messages == ["a worker is lost over picture 0123456789ab (damaged): signal 11"]
+
+
+async def test_a_worker_that_somebody_else_kills_costs_nothing(two: Pool, sent: Sent) -> None:
+    """As a system does that is out of memory: another worker decodes the picture, which has no part in that."""
+    for _ in range(3):
+        work = asyncio.create_task(two.decode(wanted(SMALL), SMALL, "harmless", Memory))
+        await killed(sent, signal.SIGKILL)
+        assert await work
+    assert len(sent) == 6
+
+
+async def test_a_picture_over_which_two_workers_are_killed_is_not_tried_for_ever(two: Pool, sent: Sent) -> None:
+    """The second time it counts as the picture's doing."""
+    work = asyncio.create_task(two.decode(wanted(LARGE), LARGE, "", Memory))
+    await killed(sent, signal.SIGKILL)
+    await killed(sent, signal.SIGKILL)
+    with pytest.raises(NotDecoded):
+        await work
+    assert len(sent) == 2
+
+
 async def test_a_worker_is_there_at_once_after_a_death(two: Pool, sent: Sent) -> None:
     """One is kept ready for that: the next picture does not wait for a start."""
     took = []
@@ -144,7 +172,7 @@ async def test_a_worker_is_there_at_once_after_a_death(two: Pool, sent: Sent) ->
         await decoded(two)
         await settled(two)
         work = asyncio.create_task(two.decode(wanted(LARGE), LARGE, str(round_), Memory))
-        await killed(sent, signal.SIGKILL)
+        await killed(sent, signal.SIGSEGV)
         with pytest.raises(NotDecoded):
             await work
         began = time.monotonic()
@@ -157,7 +185,7 @@ async def test_a_picture_that_kills_twice_is_quarantined(two: Pool, sent: Sent) 
     """The third time it is refused at once, by its digest, and no worker sees it; others are not."""
     for _ in range(2):
         work = asyncio.create_task(two.decode(wanted(LARGE), LARGE, "deadly", Memory))
-        await killed(sent, signal.SIGKILL)
+        await killed(sent, signal.SIGSEGV)
         with pytest.raises(NotDecoded):
             await work
     with pytest.raises(NotDecoded) as caught:
@@ -165,6 +193,24 @@ async def test_a_picture_that_kills_twice_is_quarantined(two: Pool, sent: Sent) 
     assert caught.value.reason == "deadly"
     assert len(sent) == 2
     await decoded(two, LARGE, "harmless")
+
+
+async def test_of_many_copies_at_once_few_kill(two: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that were in line before the picture was known are refused when it is their turn."""
+    send, killed_by_it = Decoder.send, 0
+
+    def deadly(worker: Decoder, *arguments: Any) -> None:
+        nonlocal killed_by_it
+        killed_by_it += 1
+        os.kill(worker.pid, signal.SIGSEGV)
+        send(worker, *arguments)
+
+    await settled(two)
+    monkeypatch.setattr(Decoder, "send", deadly)
+    work = [two.decode(wanted(LARGE), LARGE, "deadly", Memory) for _ in range(20)]
+    results = await asyncio.gather(*work, return_exceptions=True)
+    assert {type(result) for result in results} == {NotDecoded}
+    assert killed_by_it <= 4  # two strikes, and as many as are at work together
 
 
 def test_a_quarantine_ends_and_is_bounded() -> None:
@@ -242,6 +288,55 @@ async def test_a_worker_that_does_not_start_is_tried_again(monkeypatch: pytest.M
     async with Pool(["png"], most_memory=MEMORY, workers=1) as running:
         with pytest.raises(Overloaded):
             await decoded(running)
+
+
+@pytest.mark.parametrize("fault", [MemoryError(), RuntimeError("can't start new thread")])
+async def test_what_keeps_a_worker_from_starting_may_pass(fault: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One is started as soon as that can be done again."""
+    start, faults = Decoder.start, [fault]
+
+    async def failing(arguments: Any) -> Decoder:
+        if faults:
+            raise faults.pop()
+        return await start(arguments)
+
+    monkeypatch.setattr(Decoder, "start", failing)
+    monkeypatch.setattr(staff, "FIRST_PAUSE", 0.01)
+    async with Pool(["png"], most_memory=MEMORY, workers=1) as running:
+        assert (await decoded(running)).size == (64, 48)
+
+
+@pytest.mark.parametrize("place", ["gateway.images.pool.aside", "gateway.images.decoder.Decoder.send"])
+async def test_no_fault_of_ours_loses_a_worker(place: str, two: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever goes wrong before a worker has its task, it does the next."""
+
+    def failing(*_: object) -> None:
+        raise MemoryError
+
+    await settled(two)
+    before = pids(two)
+    monkeypatch.setattr(place, failing)
+    for _ in range(5):
+        with pytest.raises(MemoryError):
+            await decoded(two)
+    monkeypatch.undo()
+    async with asyncio.timeout(30):
+        await decoded(two)
+    assert pids(two) >= before
+
+
+async def test_a_kernel_without_filters_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever runs the gateway reads that its decoders are less locked up than they could be."""
+    (tmp_path / "open.py").write_text("import socket\nsocket.socket(fileno=0).sendall(b'U')\n")
+    monkeypatch.setattr(decoder, "MODULE", "open")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    async with Pool(["png"], most_memory=MEMORY, workers=1) as running:
+        for _ in range(2):
+            assert not await running.is_filtered()
+            await until(lambda: not all(worker.alive for worker in running._staff._decoders))
+    assert [message[:12] for message in caplog.messages] == ["seccomp cann"]
 
 
 # --- memory ----------------------------------------------------------------------------------------------------------

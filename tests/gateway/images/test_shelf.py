@@ -16,11 +16,12 @@ import pytest
 from PIL import Image
 
 from gateway.config import ImagesConfig
+from gateway.folder import sweep
 from gateway.images import shelf as shelving
 from gateway.images.budget import Budget
 from gateway.images.ingest import Ingest
 from gateway.images.plan import Sizing
-from gateway.images.shelf import MEMORY, PREFIX, Lease, Place, Shelf, sweep
+from gateway.images.shelf import MEMORY, PREFIX, Lease, Place, Shelf
 
 from . import made
 
@@ -176,7 +177,7 @@ def test_what_a_killed_gateway_left_is_swept_away(tmp_path: Path) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         folder = Path(process.stdout.readline().strip())
-        sweep(tmp_path)
+        sweep(tmp_path, PREFIX)
         assert (folder / "picture").exists()
         process.kill()
     with Shelf(tmp_path) as shelf:
@@ -188,13 +189,13 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "root").mkdir()
     (tmp_path / "precious").mkdir()
     (tmp_path / "root" / f"{PREFIX}0").symlink_to(tmp_path / "precious")
-    sweep(tmp_path / "root")
+    sweep(tmp_path / "root", PREFIX)
     assert (tmp_path / "precious").exists()
 
 
 def test_a_lease_that_has_ended_takes_nothing(shelf: Shelf) -> None:
     """What is decoded for it afterwards is removed at once."""
-    with Lease(Budget(1), shelf) as lease:
+    with Lease(Budget(1), Budget(1), shelf) as lease:
         pass
     (shelf.folder / "late").write_bytes(b"x")
     lease.take("late")

@@ -1,0 +1,69 @@
+"""Names whose lookup takes long: they hold up neither other names nor the memory of what has failed."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+from msgspec.structs import replace
+
+from gateway.config import ImagesConfig
+from gateway.errors import Overloaded
+from gateway.images import connector
+from gateway.images.connector import MAX_LOOKUPS_PER_DOMAIN, SystemLookup
+from gateway.images.fetch import Fetcher
+from gateway.images.flights import NoPlaceError
+from gateway.values import Seconds
+
+from .conftest import Origin
+from .network import BODY, PARAM, answer, assert_unreachable
+
+
+@pytest.fixture(autouse=True)
+def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Names that end with ".slow" are unknown, and looked up until this is set; all others are 127.0.0.1."""
+    over = threading.Event()
+
+    def look_up(host: bytes, *_: object, **__: object) -> list[tuple[int, int, int, str, tuple[str, int]]]:
+        if host.endswith(b".slow"):
+            over.wait()
+            raise socket.gaierror
+        return [(2, 1, 6, "", ("127.0.0.1", 0))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    yield over
+    over.set()
+
+
+async def test_a_slow_domain_leaves_lookups_to_others(origin: Origin, config: ImagesConfig) -> None:
+    """It has a part of them; who does not get one is told to come back, for that is no failure of the name."""
+    origin.answers["/"] = answer()
+    async with Fetcher(replace(config, connect_timeout=Seconds(0.5))) as fetcher:
+        urls = [f"http://{at}.one.slow:{origin.port}/" for at in range(MAX_LOOKUPS_PER_DOMAIN)]
+        await asyncio.gather(*(assert_unreachable(fetcher, url) for url in urls))
+        for _ in range(2):
+            with pytest.raises(Overloaded):
+                await fetcher.fetch(f"http://last.one.slow:{origin.port}/", param=PARAM)
+        assert await fetcher.fetch(f"http://good.example:{origin.port}/", param=PARAM) == BODY
+
+
+async def test_a_place_comes_back_with_the_end_of_its_lookup(
+    slow: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not when its client leaves, for its thread goes on."""
+    monkeypatch.setattr(connector, "MAX_LOOKUPS", 2)
+    lookup = SystemLookup(patience=0.1)
+    for domain in ("one", "two"):
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(lookup(f"a.{domain}.slow"), 0.05)
+    with pytest.raises(NoPlaceError):
+        await lookup("good.example")
+    slow.set()
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                assert await lookup("good.example") == ["127.0.0.1"]
+            except NoPlaceError:
+                continue
+            return

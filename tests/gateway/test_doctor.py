@@ -1,0 +1,52 @@
+"""What whoever runs the gateway is told of its parts."""
+
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from gateway import app, doctor
+from gateway.config import Config, load
+from gateway.images import installed, refusal
+from gateway.images.download import UnreachableError
+from gateway.parts import Parts
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+    """HEIC is enabled, and its decoder is not installed."""
+    monkeypatch.setattr(installed, "find_spec", lambda _: None)
+    (tmp_path / "altgate.toml").write_text('[server]\nport = 0\n[images]\nformats = ["png", "heic"]')
+    return load(tmp_path / "altgate.toml", {}, {})
+
+
+def test_check_names_a_decoder_that_is_missing(config: Config) -> None:
+    """With what to install."""
+    found = next(finding for finding in doctor.findings(config) if "heic" in finding.what)
+    assert found.remedy == "install altgate[heic], or take it out of 'images.formats'"
+
+
+def test_serve_names_a_decoder_that_is_missing(config: Config, caplog: pytest.LogCaptureFixture) -> None:
+    """In the log, at the start."""
+    Parts(config)
+    assert "its decoder is not installed: altgate[heic]" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("cause", "told"),
+    [
+        (UnreachableError("only a part was sent"), "invalid_image_url, because of UnreachableError (only a part was"),
+        (OSError("https://user:secret@host/"), "invalid_image_url, because of OSError"),
+    ],
+)
+def test_the_log_has_the_cause_in_our_words(cause: Exception, told: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A library's may hold secrets."""
+    error = refusal.unreachable("url", ["png"])
+    error.__cause__ = cause
+    request = cast("Any", SimpleNamespace(scope={"state": {"request_id": "r"}}))
+    with caplog.at_level(logging.INFO):
+        assert app.respond(request, error).status_code == 400
+    assert told in caplog.text
+    assert "secret" not in caplog.text
