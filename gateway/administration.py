@@ -60,7 +60,7 @@ def _asked(method: str, url: str, key: str | None, query: Mapping[str, str], dec
         response = connection.getresponse()
         status, body = response.status, response.read()
     except (OSError, http.client.HTTPException) as error:
-        where = f"{connection.host}:{connection.port}"
+        where = f"{urlsplit(url).scheme}://{connection.host}:{connection.port}"
         raise Refused(f"No gateway answers at {where} ({type(error).__name__}).") from None
     finally:
         connection.close()

@@ -216,6 +216,7 @@ def main() -> None:
         print=lambda *_: None,
         handler_cancellation=True,
         access_log=None,
+        backlog=1024,  # as real engines have it
     )
 
 

@@ -160,7 +160,10 @@ def test_the_command_line_asks_a_running_gateway(gateway: Server) -> None:
         (["stats"], "", "API key"),
         (["clear"], "k3", "at least one of 'team'"),
         (["stats", "--url", "http://127.0.0.1:9"], "k3", "No gateway answers at http://127.0.0.1:9"),
+        (["stats", "--url", "http://user:pw@127.0.0.1:9"], "k3", "No gateway answers at http://127.0.0.1:9 "),
         (["stats", "--url", "nonsense"], "k3", "http://"),
+        (["stats", "--url", "http://localhost:abc"], "k3", "http://"),
+        (["stats"], "k\u20ac", "characters"),
     ],
 )
 def test_the_command_line_says_what_is_wrong(gateway: Server, arguments: list[str], key: str, words: str) -> None:
