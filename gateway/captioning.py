@@ -87,7 +87,7 @@ class Captioner:
         self._leases = leases
         self._flights = Flights()
         self._cold_start_wait = cold_start_wait
-        self._share_across_teams = share_across_teams
+        self.share_across_teams = share_across_teams
 
     async def prepare(
         self,
@@ -108,7 +108,7 @@ class Captioner:
         question = asked.upstream(request, route.model, preset)
         promises.ensure_possible(question, route.model)
         pictures = await self._load(request, hold)
-        scope = "" if self._share_across_teams else caller.team
+        scope = "" if self.share_across_teams else caller.team
         is_kept = _repeatable(request) and not directives.no_store
         name = self._key(scope, question, route.model, preset, pictures) if is_kept else None
         found, is_shared = await self._look_up(name, directives)

@@ -47,6 +47,13 @@ def _selection(request: Request[Any, Any, Any], captioner: Captioner) -> Selecti
             param="digest",
             code="invalid_value",
         )
+    if "team" in given and captioner.share_across_teams:
+        raise InvalidRequest(
+            "All teams share their answers here ('cache.share_across_teams'), so none are a team's own. "
+            "Name a 'model' or a 'digest'.",
+            param="team",
+            code="invalid_value",
+        )
     model = given.get("model")
     known = captioner.models.get(model or "")
     return Selection(scope=given.get("team"), model=known.name if known else model, digest=given.get("digest"))

@@ -108,13 +108,23 @@ def test_the_report_counts(gateway: Server) -> None:
     assert after["redis"]["bytes"] > 0
 
 
-@pytest.mark.parametrize("query", ["", "?all=true", "?team=a&all=true", "?digest=*", "?digest=ABC"])
+@pytest.mark.parametrize("query", ["", "?all=true", "?team=a&all=true", "?team=a&team=b", "?digest=*", "?digest=ABC"])
 def test_nothing_is_removed_by_a_slip(gateway: Server, query: str) -> None:
     """What does not say what it means is refused, and told how to say it."""
     refused = admin(gateway, "DELETE", query)
 
     assert refused.status == 400
     assert refused.error["code"] == "invalid_value"
+
+
+def test_a_team_has_no_answers_of_its_own_where_all_share_them(tmp_path: Path) -> None:
+    """To remove them is refused, and nobody believes that it was done."""
+    settings = f"[engines]\npreload = []\n[cache]\nshare_across_teams = true\n{KEYS}"
+    with running_server(tmp_path, settings=settings) as sharing:
+        refused = admin(sharing, "DELETE", "?team=a")
+
+        assert (refused.status, refused.error["param"]) == (400, "team")
+        assert admin(sharing, "DELETE", "?model=demo").status == 200
 
 
 @pytest.mark.parametrize("method", ["GET", "DELETE"])

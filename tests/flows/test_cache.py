@@ -1,5 +1,7 @@
 """The cache, as a client sees it."""
 
+import http.client
+import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -117,6 +119,22 @@ def test_cache_control_is_obeyed(server: Server) -> None:
     assert cached(about(server, url, headers={"cache-control": "no-cache"})) == "bypass"
     assert cached(about(server, url)) == "hit"
     assert cached(about(server, url, headers={"Cache-Control": "No-Store, max-age=0"})) == "bypass"
+
+
+def test_directives_on_several_lines_are_one(server: Server) -> None:
+    """What is to be kept nowhere is not, whichever line says so."""
+    connection = http.client.HTTPConnection(urlsplit(server.root).netloc)
+    body = json.dumps({"model": "demo", "messages": [message(data_url(pictures.png(SCENES[77])))]}).encode()
+    connection.putrequest("POST", "/v1/chat/completions")
+    for directive in ("max-age=100", "no-store"):
+        connection.putheader("cache-control", directive)
+    connection.putheader("content-length", str(len(body)))
+    connection.endheaders(body)
+    answer = connection.getresponse()
+    answer.read()
+    connection.close()
+
+    assert answer.headers["x-altgate-cache"] == "bypass"
 
 
 def test_an_answer_may_be_too_old(server: Server) -> None:

@@ -96,3 +96,13 @@ def test_a_gateway_without_keys_gets_its_first(tmp_path: Path) -> None:
         write(tmp_path, section("new", "new"))
         wait_until(running, "any", 401)
         assert status(running, "new") == 200
+
+
+def test_the_last_key_can_be_taken_away_where_others_reach_the_gateway(tmp_path: Path) -> None:
+    """A start without keys is refused there, but a key that is removed stops working all the same."""
+    reachable = '[server]\nhost = "0.0.0.0"\n'
+    with running_server(tmp_path, settings=NOTHING_LOADED + reachable + section("old", "old")) as running:
+        assert status(running, "old") == 200
+        write(tmp_path, reachable)
+
+        wait_until(running, "old", 401)

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from gateway.auth import ANONYMOUS, Caller
+from gateway.bucket import Bucket
 from gateway.errors import LimitReached
-from gateway.quota import Allowance, LocalBooks, Wanted, duration
+from gateway.quota import Allowance, LocalBooks, Outcome, Wanted, duration
 
 SECOND = 1_000_000
 
@@ -55,6 +56,19 @@ async def test_requests_are_counted_and_told() -> None:
     assert [each["x-ratelimit-reset-requests"] for each in told] == ["30s", "1m0s"]
     assert caught.value.retry_after == 30
     assert await request(made, who)
+
+
+async def test_what_others_write_down_gives_nothing_back() -> None:
+    """Books elsewhere, which did not hear of what was taken here, say that there is plenty: here it stays taken."""
+    made, _ = books()
+    who, one = caller(requests_per_minute=3), Wanted(requests=1)
+
+    refused = []
+    for _ in range(5):
+        refused.append((await made.take(who, one)).refused)
+        made.note(who, one, Outcome(Bucket(3), None))
+
+    assert refused == [None, None, None, "requests", "requests"]
 
 
 async def test_pictures_are_charged_by_their_number() -> None:

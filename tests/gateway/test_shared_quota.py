@@ -148,6 +148,25 @@ async def test_a_redis_that_hangs_is_not_waited_for(
     assert (await two[0].take(who, Wanted())).refused is None
 
 
+async def test_a_place_that_redis_was_not_told_of_is_given_back_when_it_answers(
+    redis: Redis, link: Link, two: tuple[SharedBooks, SharedBooks]
+) -> None:
+    """Long before its lease ends."""
+    who = caller(concurrent=1)
+    assert await passed(two[0], who, place="x")
+    redis.signal(signal.SIGSTOP)
+    try:
+        assert not await link.ping()
+        await two[0].leave(who, "x")
+    finally:
+        redis.signal(signal.SIGCONT)
+
+    with redis_py.Redis(unix_socket_path=str(redis.path)) as client:
+        async with asyncio.timeout(shared_quota.LEASE / 2):
+            while client.exists("altgate:limit:{ci}:places"):
+                await asyncio.sleep(0.05)
+
+
 @pytest.mark.parametrize("garbage", [b"\xff\x00", b"nonsense", b"-5", b"9" * 30, b"1e300", b""])
 async def test_garbage_in_redis_locks_nobody_out(
     redis: Redis, two: tuple[SharedBooks, SharedBooks], garbage: bytes

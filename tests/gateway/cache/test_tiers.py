@@ -198,3 +198,21 @@ async def test_a_redis_that_is_away_is_not_all_there_is(server: Redis, way: Link
     assert not counted.redis.complete
     with pytest.raises(Unanswered):
         await RedisStore(way).get("k")
+
+
+async def test_a_redis_full_of_others_keys_is_looked_through_and_not_held_for_dead(
+    way: Link, server: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long it takes to find ours among them."""
+    monkeypatch.setattr(shared, "SCANNED", 1)
+    monkeypatch.setattr(shared, "BATCH_PATIENCE", 0.05)
+    with redis.Redis(unix_socket_path=str(server.path)) as client:
+        client.mset({f"theirs:{number}": "x" for number in range(3000)})
+    one = two_levels(way)
+    for key in ("a:1", "a:2", "b:1"):
+        await kept(one, way, key)
+
+    report = await one.report()
+
+    assert report.redis is not None
+    assert (report.redis.entries, report.redis.complete, way.is_down) == (3, True, False)
