@@ -21,7 +21,7 @@ from gateway.errors import (
     render,
 )
 from gateway.limits import Gate
-from gateway.middleware import AccessLog, Admission, Attention, Authentication, Limits, RequestId
+from gateway.middleware import Admission, Attention, Authentication, Limits, Recording, access_line, record_of
 from gateway.parts import Parts
 from gateway.reload import KeyFile
 from gateway.routes import admin, chat, health, models
@@ -72,13 +72,14 @@ def create_app(config: Config, parts: Parts, key_file: KeyFile) -> ASGIApp:
     app = Limits(app, parts.books)
     app = Authentication(app, keyring, open_paths=health.OPEN_PATHS)
     app = Attention(app)
-    app = AccessLog(app)
-    return RequestId(app)
+    return Recording(app, [access_line])
 
 
 def respond(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     """Any error, Litestar's own included, in OpenAI's shape."""
-    status, headers, body = render(_ours(request, error))
+    ours = _ours(request, error)
+    record_of(request.scope).error = ours.code
+    status, headers, body = render(ours)
     kind = headers.pop("content-type")
     if isinstance(error, MethodNotAllowedException):
         headers |= {name: value for name, value in (error.headers or {}).items() if name.lower() == "allow"}
@@ -114,8 +115,8 @@ def _cause(error: BaseException) -> str:
     return f"{kind.__name__} ({error})" if ours and str(error) else kind.__name__
 
 
-def _id(request: Request[Any, Any, Any]) -> object:
-    return request.scope["state"].get("request_id")
+def _id(request: Request[Any, Any, Any]) -> str:
+    return record_of(request.scope).id
 
 
 def _advice(path: str) -> str:

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -27,34 +27,33 @@ from gateway.flight import Flight, Flights, Made
 from gateway.images.ingest import Encoded, Ingest
 from gateway.images.shelf import Lease
 from gateway.prompts import Preset
+from gateway.record import Record
 from gateway.redis import Leases
 from gateway.wire import ChatCompletion, ChatRequest, Chunk
 
 JSON_PRESET = "alt_text"  # what json_object means, since it brings no schema of its own
 
-CacheResult = Literal["hit", "miss", "join", "bypass"]
 T = TypeVar("T")
 
 
 class Job(Struct, kw_only=True):
     """A request made ready.
 
-    `asked` is what the engine will be asked, its pictures not yet decoded; `notes` say, a line each, what is done to
-    those; `key` is None for an answer that is not kept; `is_shared` says that an answer made for others will do;
-    `unwrap` names the property whose words are the answer, where a preset was chosen but no object asked for; `wait` is
-    how many seconds a load of the engine may take, None for what is configured and where nothing is loaded. `cache` is
-    settled when the answer has begun.
+    `asked` is what the engine will be asked, its pictures not yet decoded; `key` is None for an answer not kept;
+    `is_shared` says that an answer made for others will do; `unwrap` names the property whose words are the answer,
+    where a preset was chosen but no object asked for; `wait` is how many seconds a load of the engine may take, None
+    for what is configured and where nothing is loaded. `record` is told what comes of it; how the cache was used is
+    settled in it when the answer has begun.
     """
 
+    record: Record
     asked: ChatRequest
     model: Model
     pictures: Sequence[Encoded]
-    notes: Sequence[str]
     head: completion.Head
     unwrap: str | None
     key: str | None
     is_shared: bool
-    cache: CacheResult
     found: Stored | None
     wait: float | None
 
@@ -96,23 +95,34 @@ class Captioner:
         caller: Caller = ANONYMOUS,
         *,
         hold: Callable[[int], None] | None = None,
+        record: Record | None = None,
     ) -> Job:
         """Everything up to the engine. `hold` is told how many bytes of pictures were fetched; it may refuse them.
+
+        `record` is told what becomes known.
 
         Raises:
             GatewayError: there is no such model for this caller, or the request or one of its pictures cannot be
                 used.
         """
+        record = record or Record()
         route = routing.choose(request.model, caller.visible(self.models), self.presets)
         preset = self._preset(request, route.preset)
+        record.model, record.preset = route.model.name, preset.name if preset else None
         question = asked.upstream(request, route.model, preset)
         promises.ensure_possible(question, route.model)
+        record.enter("fetch")
         pictures = await self._load(request, hold)
+        record.enter("cache")
+        _note_pictures(record, pictures, [self._ingest.note(picture, route.model.sizing) for picture in pictures])
         scope = "" if self.share_across_teams else caller.team
         is_kept = _repeatable(request) and not directives.no_store
         name = self._key(scope, question, route.model, preset, pictures) if is_kept else None
         found, is_shared = await self._look_up(name, directives)
+        record.cache = ("hit" if found else "miss") if name and not directives.no_cache else "bypass"
+        record.enter(None)
         return Job(
+            record=record,
             asked=question,
             model=route.model,
             pictures=pictures,
@@ -120,9 +130,7 @@ class Captioner:
             unwrap=preset.field if preset and request.response_format is None else None,
             key=name,
             is_shared=is_shared,
-            cache=("hit" if found else "miss") if name and not directives.no_cache else "bypass",
             found=found,
-            notes=[self._ingest.note(picture, route.model.sizing) for picture in pictures],
             wait=directives.wait if route.model.engine != "remote" else None,
         )
 
@@ -183,6 +191,7 @@ class Captioner:
         """The answer's choices and usage, found or made."""
         if job.found is not None:
             self.cache.tally.hit(job.found.usage, job.found.seconds)
+            job.record.usage = job.found.usage
             return job.found.choices, job.found.usage
         async with self._aboard(job, in_pieces=False) as (flight, until):
             made = await self._landed(job, flight, until)
@@ -212,15 +221,18 @@ class Captioner:
         name = job.key if job.is_shared else None
         async with self._flights.aboard(name, generate, wait=job.wait, until=until) as (flight, joined):
             if joined:
-                job.cache = "join"
+                job.record.cache = "join"
+                job.record.enter("join")
             yield flight, until
 
     async def _landed(self, job: Job, flight: Flight, until: float) -> Made:
         """The flight's answer, counted."""
         made = await flight.landed(until)
+        job.record.enter(None)
+        job.record.usage = made.usage
         if made.found:
-            job.cache = "join"
-        match job.cache:
+            job.record.cache = "join"
+        match job.record.cache:
             case "join":
                 self.cache.tally.join(made.usage, made.seconds)
             case "bypass":
@@ -233,6 +245,7 @@ class Captioner:
         """The answer, unless another gateway makes it: then theirs."""
         if job.key is None or not job.is_shared:
             return await self._from_engine(job, in_pieces, flight, wait)
+        job.record.enter("cache")
         async with self._turn(job.key, job.model):
             if found := await self.cache.get(job.key):
                 return Made(choices=found.choices, usage=found.usage, seconds=found.seconds, found=True)
@@ -247,6 +260,7 @@ class Captioner:
     async def _from_engine(self, job: Job, in_pieces: bool, flight: Flight, wait: float | None) -> Made:
         """The engine's answer, kept if it is complete."""
         started = time.monotonic()
+        job.record.enter("queue")
         engine = self.engines[job.model.name]
         with self._ingest.lease(here=job.model.engine != "remote") as pictures:
             ask = partial(self._question, job, in_pieces, flight, pictures)
@@ -265,7 +279,9 @@ class Captioner:
     async def _question(self, job: Job, in_pieces: bool, flight: Flight, lease: Lease) -> ChatRequest:
         """What the engine is asked, when it can work on it."""
         flight.begun = True
+        job.record.enter("decode")
         whole = await self._with_pictures(job, lease)
+        job.record.enter("engine")
         return (
             replace(whole, stream=True, stream_options=wire.StreamOptions(include_usage=True)) if in_pieces else whole
         )
@@ -305,6 +321,12 @@ async def _gathered(
     if ends := gathered.close(job.head):
         await flight.publish(ends)
     return gathered.result()
+
+
+def _note_pictures(record: Record, pictures: Sequence[Encoded], notes: Sequence[str]) -> None:
+    record.digests = [picture.digest for picture in pictures]
+    record.picture_bytes = sum(len(picture.data) for picture in pictures)
+    record.notes = notes
 
 
 def _repeatable(request: ChatRequest) -> bool:

@@ -1,4 +1,4 @@
-"""What wraps every request, in plain ASGI: request id and timing, access log, attention, keys, limits, admission.
+"""What wraps every request, in plain ASGI: its record, attention, keys, limits, admission.
 
 They stand outside the framework, so that a 404 or a refused body gets them too. `app.py` lists their order.
 """
@@ -6,9 +6,7 @@ They stand outside the framework, so that a 404 or a refused body gets them too.
 import asyncio
 import logging
 import re
-import time
-import uuid
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from litestar.connection import ASGIConnection
@@ -29,10 +27,9 @@ from gateway.errors import (
 )
 from gateway.limits import Gate
 from gateway.quota import Allowance, Books
+from gateway.record import Record, Teller
 
 log = logging.getLogger("gateway.access")
-
-PICTURES = b"x-altgate-image"
 
 READABLE_TYPES = re.compile(
     r"(application/(json|[\w.+-]+\+json|octet-stream|x-www-form-urlencoded)|text/plain)\s*(;|$)", re.IGNORECASE
@@ -42,72 +39,64 @@ LOCAL_ORIGIN = re.compile(r"https?://(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1
 LONGEST_STALL = 30.0  # seconds
 
 
-class RequestId:
-    """Gives every request an id, in the scope's state and in `x-request-id`, and tells how long it took."""
+class Recording:
+    """Opens a record for every request, stamps its answer with id and times, and has it told of at the end."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, tellers: Sequence[Teller]) -> None:
         self._app = app
+        self._tellers = tellers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Stamps the answer's headers."""
         if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return
-        started = time.perf_counter()
-        request_id = f"req_{uuid.uuid4().hex}"
-        scope.setdefault("state", {})["request_id"] = request_id
+        record = Record(method=scope["method"], path=scope["path"])
+        scope.setdefault("state", {})["record"] = record
         begun = False
 
         async def stamped(message: Message) -> None:
             nonlocal begun
             if message["type"] == "http.response.start":
                 begun = True
-                took = (time.perf_counter() - started) * 1000
-                stamps = [(b"x-request-id", request_id.encode()), (b"openai-processing-ms", str(round(took)).encode())]
-                message["headers"] = [*message.get("headers", []), *stamps]
+                record.status = message["status"]
+                message["headers"] = [*message.get("headers", []), *_stamps(record)]
             await send(message)
 
         try:
             await self._app(scope, receive, stamped)
         except asyncio.CancelledError:
             if not begun:
-                await _send(EngineUnavailable("The server is shutting down. Try again."), stamped)
+                await _send(EngineUnavailable("The server is shutting down. Try again."), scope, stamped)
             raise
+        finally:
+            record.close()
+            for tell in self._tellers:
+                tell(record)
 
 
-class AccessLog:
-    """One line a request: method, path without its query, status, time, id, the key's name, what was done to pictures.
+def _stamps(record: Record) -> list[tuple[bytes, bytes]]:
+    return [
+        (b"x-request-id", record.id.encode()),
+        (b"openai-processing-ms", str(round(record.elapsed() * 1000)).encode()),
+        (b"server-timing", record.timing().encode()),
+    ]
+
+
+def record_of(scope: Scope) -> Record:
+    """What is known of a request."""
+    record: Record = scope["state"]["record"]
+    return record
+
+
+def access_line(record: Record) -> None:
+    """One line in the log: method, path without its query, status, time, id, the key's name, what was done to pictures.
 
     Never a header of the client's, and never a body.
     """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Writes the line when the request is over."""
-        if scope["type"] != ScopeType.HTTP:
-            await self._app(scope, receive, send)
-            return
-        started = time.perf_counter()
-        status = 499  # what is logged when the client left before there was an answer
-        pictures = ""
-
-        async def watched(message: Message) -> None:
-            nonlocal status, pictures
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                pictures = b"".join(value for name, value in message.get("headers", []) if name == PICTURES).decode()
-            await send(message)
-
-        try:
-            await self._app(scope, receive, watched)
-        finally:
-            took = (time.perf_counter() - started) * 1000
-            path = scope["path"].encode("unicode_escape").decode()[:200]
-            request_id, name = scope["state"].get("request_id"), caller_of(scope).key_id
-            line = f"{scope['method']} {path} {status} {took:.1f} ms {request_id} {name or '-'} {pictures}"
-            log.info("%s", line.rstrip())
+    path = record.path.encode("unicode_escape").decode()[:200]
+    line = f"{record.method} {path} {record.status} {record.seconds * 1000:.1f} ms {record.id}"
+    log.info("%s", f"{line} {record.caller.key_id or '-'} {', '.join(record.notes)}".rstrip())
 
 
 class Attention:
@@ -161,15 +150,15 @@ class Authentication:
         self._open_paths = open_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Notes whose key it is in the scope's state."""
+        """Notes whose key it is in the record."""
         if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return
         try:
-            scope["state"]["caller"] = self._caller(scope)
+            record_of(scope).caller = self._caller(scope)
         except InvalidKey as error:
-            log.info("%s: %s", scope["state"].get("request_id"), error.message)
-            await _send(error, send)
+            log.info("%s: %s", record_of(scope).id, error.message)
+            await _send(error, scope, send)
             return
         await self._app(scope, receive, send)
 
@@ -181,8 +170,7 @@ class Authentication:
 
 def caller_of(scope: Scope) -> Caller:
     """Whose key a request was made with; nobody's before that is known."""
-    caller: Caller = scope["state"].get("caller", ANONYMOUS)
-    return caller
+    return record_of(scope).caller
 
 
 def admin_only(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
@@ -221,7 +209,7 @@ class Limits:
             async with allowance.admitted(counts=scope["method"] == "POST"):
                 await self._app(scope, receive, told)
         except LimitReached as error:
-            await _send(error, told)
+            await _send(error, scope, told)
 
 
 def allowance_of(scope: Scope) -> Allowance:
@@ -254,7 +242,7 @@ class Admission:
                 scope["state"]["hold"] = hold
                 await self._app(scope, _counted(receive, hold), send)
         except GatewayError as error:
-            await _send(error, send)
+            await _send(error, scope, send)
 
 
 def hold_of(scope: Scope) -> Callable[[int], None]:
@@ -295,7 +283,8 @@ def _check_labels(headers: Mapping[str, str]) -> None:
         )
 
 
-async def _send(error: GatewayError, send: Send) -> None:
+async def _send(error: GatewayError, scope: Scope, send: Send) -> None:
+    record_of(scope).error = error.code
     status, headers, body = render(error)
     encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
     encoded.append((b"content-length", str(len(body)).encode()))

@@ -56,7 +56,7 @@ async def _caption(captioner: Captioner, config: Config, model: str, source: str
             answer = await captioner.answer(job)
         except (GatewayError, OSError) as error:
             return Caption(_shown(source), model, error=_sentence(error))
-        return Caption(_shown(source), model, caption=answer.choices[0].message.content, image=job.notes[0])
+        return Caption(_shown(source), model, caption=answer.choices[0].message.content, image=job.record.notes[0])
 
 
 def _shown(source: str) -> str:

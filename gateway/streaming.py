@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 
 from gateway import wire
 from gateway.errors import GatewayError, InternalError, envelope
@@ -31,11 +31,15 @@ async def opened(chunks: AsyncGenerator[Chunk, None], *, patience: float) -> "as
 
 
 async def events(
-    first: "asyncio.Task[Chunk | None]", chunks: AsyncGenerator[Chunk, None], *, heartbeat: float
+    first: "asyncio.Task[Chunk | None]",
+    chunks: AsyncGenerator[Chunk, None],
+    *,
+    heartbeat: float,
+    failed: Callable[[GatewayError], None],
 ) -> AsyncGenerator[bytes, None]:
     """Every chunk as an event, a comment after each `heartbeat` seconds of silence, `[DONE]` at the end.
 
-    An error in the middle is an event too: the status has been sent, nothing else can tell it.
+    An error in the middle is an event too: the status has been sent, nothing else can tell it. `failed` is told of it.
     """
     step = first
     try:
@@ -50,10 +54,13 @@ async def events(
             yield wire.event(chunk)
             step = asyncio.ensure_future(_next(chunks))
     except GatewayError as error:
+        failed(error)
         yield wire.event(envelope(error))
     except Exception:  # the stream must end in a way that the client understands, whatever went wrong
         log.exception("a stream failed")
-        yield wire.event(envelope(InternalError("Something went wrong on our side. The log has the details.")))
+        fault = InternalError("Something went wrong on our side. The log has the details.")
+        failed(fault)
+        yield wire.event(envelope(fault))
     finally:
         await _closed(step, chunks)
     yield wire.DONE

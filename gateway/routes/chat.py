@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import AsyncGenerator, Coroutine, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from litestar import Request, Response, post
@@ -16,10 +17,10 @@ from litestar.types import Receive
 from gateway import directives, streaming, wire
 from gateway.captioning import Captioner, Job
 from gateway.errors import BodyTimeout, GatewayError, InvalidRequest
-from gateway.middleware import allowance_of, caller_of, hold_of
+from gateway.middleware import allowance_of, hold_of, record_of
+from gateway.record import CLIENT_LEFT, Record
 
 PATHS = ["/v1/chat/completions", "/chat/completions"]
-CLIENT_LEFT = 499
 MAX_IGNORED = 20
 
 T = TypeVar("T")
@@ -43,18 +44,23 @@ def route(captioner: Captioner, *, heartbeat: float, body_timeout: float, longes
             return Response(wire.encode(answer), media_type="application/json", headers=_headers(job, ignored))
         chunks = captioner.stream(job)
         first = await unless_gone(request.receive, streaming.opened(chunks, patience=heartbeat))
-        events = streaming.events(first, chunks, heartbeat=heartbeat)
+        events = streaming.events(first, chunks, heartbeat=heartbeat, failed=partial(_note, job.record))
         closing = BackgroundTask(_close, events)
         headers = {**_headers(job, ignored), "cache-control": "no-cache"}
         return Stream(events, media_type="text/event-stream", headers=headers, background=closing)
 
     async def prepared(request: Request[Any, Any, Any]) -> tuple[Job, bool, list[str]]:
         """The job, whether its answer is streamed, and which fields are ignored; the body is not kept any longer."""
+        record, hold = record_of(request.scope), hold_of(request.scope)
         body = await received(request, body_timeout)
+        record.enter("parse")
         asked = decoded(body)
+        record.streamed = bool(asked.stream)
+        record.enter(None)
         await allowance_of(request.scope).take_pictures(len(wire.pictures_of(asked)))
-        wishes, caller, hold = _wishes(request.headers, longest_wait), caller_of(request.scope), hold_of(request.scope)
-        job = await unless_gone(request.receive, captioner.prepare(asked, wishes, caller, hold=hold))
+        wishes = _wishes(request.headers, longest_wait)
+        preparation = captioner.prepare(asked, wishes, record.caller, hold=hold, record=record)
+        job = await unless_gone(request.receive, preparation)
         return job, bool(asked.stream), wire.unknown_fields(body)
 
     return create
@@ -113,6 +119,10 @@ async def _departure(receive: Receive) -> None:
         pass
 
 
+def _note(record: Record, error: GatewayError) -> None:
+    record.error = error.code
+
+
 async def _close(events: AsyncGenerator[bytes, None]) -> None:
     # Litestar does not: a client that left without reading would keep its place in the engine.
     await events.aclose()
@@ -128,11 +138,11 @@ def _wishes(headers: Headers, longest_wait: float) -> directives.Directives:
 
 def _headers(job: Job, unknown: Sequence[str]) -> dict[str, str]:
     """What is known of the answer when it begins."""
-    headers: dict[str, str] = {"x-altgate-cache": job.cache, **directives.applied(job.wait)}
+    headers: dict[str, str] = {"x-altgate-cache": job.record.cache or "bypass", **directives.applied(job.wait)}
     if job.age is not None:
         headers["age"] = str(job.age)
-    if job.notes:
-        headers["x-altgate-image"] = ", ".join(job.notes)
+    if job.record.notes:
+        headers["x-altgate-image"] = ", ".join(job.record.notes)
     # A name that could break a header is not repeated in one.
     ignored = [name for name in unknown if re.fullmatch(r"[\w.-]{1,64}", name, re.ASCII)]
     if ignored:

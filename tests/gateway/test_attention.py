@@ -65,6 +65,6 @@ async def test_a_client_that_does_not_read_frees_its_engine(
             "raw_path": b"/v1/chat/completions", "query_string": b"", "headers": [], "scheme": "http", "state": {},
         }  # fmt: skip
         async with asyncio.timeout(20):
-            await middleware.Attention(limited)(scope, client.receive, client.send)
+            await middleware.Recording(middleware.Attention(limited), [])(scope, client.receive, client.send)
 
     assert engine.closed

@@ -133,15 +133,15 @@ class Altgate:
             cold_start_wait=60,
         )
 
-    async def answer(self, **fields: Any) -> tuple[str, wire.Choice]:
+    async def answer(self, **fields: Any) -> tuple[str | None, wire.Choice]:
         """What the cache said, and the answer's first choice."""
         job = await self.captioner.prepare(request(**fields))
-        return job.cache, (await self.captioner.answer(job)).choices[0]
+        return job.record.cache, (await self.captioner.answer(job)).choices[0]
 
-    async def stream(self, **fields: Any) -> tuple[str, list[wire.Chunk]]:
+    async def stream(self, **fields: Any) -> tuple[str | None, list[wire.Chunk]]:
         """What the cache said, and the answer in chunks."""
         job = await self.captioner.prepare(request(**fields))
-        return job.cache, [chunk async for chunk in self.captioner.stream(job)]
+        return job.record.cache, [chunk async for chunk in self.captioner.stream(job)]
 
 
 def request(**fields: Any) -> wire.ChatRequest:
@@ -289,7 +289,7 @@ async def test_a_stream_is_kept_when_it_is_complete_and_what_was_asked_for(
     """It is too late to refuse what has been streamed, but nobody else gets it."""
     made = altgate(FakeEngine(streamed=streamed))
 
-    first, again = await made.stream(**fields), (await made.captioner.prepare(request(**fields))).cache
+    first, again = await made.stream(**fields), (await made.captioner.prepare(request(**fields))).record.cache
 
     assert (first[0], again) == ("miss", "hit" if kept else "miss")
     assert len(reasons(first[1])) == 1

@@ -12,6 +12,7 @@ from gateway.config import Config, load
 from gateway.images import installed, refusal
 from gateway.images.download import UnreachableError
 from gateway.parts import Parts
+from gateway.record import Record
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def test_the_log_has_the_cause_in_our_words(cause: Exception, told: str, caplog:
     """A library's may hold secrets."""
     error = refusal.unreachable("url", ["png"])
     error.__cause__ = cause
-    request = cast("Any", SimpleNamespace(scope={"state": {"request_id": "r"}}))
+    request = cast("Any", SimpleNamespace(scope={"state": {"record": Record()}}))
     with caplog.at_level(logging.INFO):
         assert app.respond(request, error).status_code == 400
     assert told in caplog.text

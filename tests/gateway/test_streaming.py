@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable
 import pytest
 
 from gateway import streaming, wire
-from gateway.errors import EngineFault
+from gateway.errors import EngineFault, GatewayError
 from gateway.wire import Chunk, ChunkChoice, Delta
 
 CHUNK = Chunk(id="chatcmpl-1", created=1, model="m", choices=[ChunkChoice(index=0, delta=Delta(content="a cat"))])
@@ -14,10 +14,11 @@ NEVER = 3600.0
 Chunks = AsyncGenerator[Chunk, None]
 
 
-async def events(chunks: Chunks, heartbeat: float = NEVER) -> list[bytes]:
-    """Every event of the stream."""
+async def events(chunks: Chunks, heartbeat: float = NEVER, failures: list[GatewayError] | None = None) -> list[bytes]:
+    """Every event of the stream; the failures that it tells of are added to `failures`."""
+    failures = [] if failures is None else failures
     first = await streaming.opened(chunks, patience=heartbeat)
-    return [event async for event in streaming.events(first, chunks, heartbeat=heartbeat)]
+    return [event async for event in streaming.events(first, chunks, heartbeat=heartbeat, failed=failures.append)]
 
 
 async def good() -> Chunks:
@@ -50,8 +51,10 @@ async def test_an_error_before_the_first_chunk_is_raised() -> None:
 
 async def test_an_error_in_the_middle_is_an_event_and_then_the_end() -> None:
     """The client gets the words so far, the error in OpenAI's shape, and [DONE]."""
-    sent = await events(failing(EngineFault("It broke."), after=1)())
+    failures: list[GatewayError] = []
+    sent = await events(failing(EngineFault("It broke."), after=1)(), failures=failures)
 
+    assert [error.code for error in failures] == ["engine_error"]
     assert sent[0] == wire.event(CHUNK)
     assert wire.decode_error(sent[1].removeprefix(b"data: ")).error.message == "It broke."
     assert sent[2:] == [wire.DONE]
@@ -76,7 +79,7 @@ async def test_silence_is_filled_with_comments() -> None:
 
     chunks = slow()
     first = await streaming.opened(chunks, patience=0.01)
-    stream = streaming.events(first, chunks, heartbeat=0.01)
+    stream = streaming.events(first, chunks, heartbeat=0.01, failed=lambda _: None)
     beats = [await anext(stream), await anext(stream)]
     go.set()
     rest = [event async for event in stream]
@@ -96,9 +99,13 @@ async def test_closing_a_stream_ends_the_work_behind_it() -> None:
         finally:
             ended.set()
 
+    failures: list[GatewayError] = []
     chunks = endless()
-    stream = streaming.events(await streaming.opened(chunks, patience=NEVER), chunks, heartbeat=NEVER)
+    stream = streaming.events(
+        await streaming.opened(chunks, patience=NEVER), chunks, heartbeat=NEVER, failed=failures.append
+    )
     await anext(stream)
     await stream.aclose()
 
     assert ended.is_set()
+    assert failures == []
