@@ -4,38 +4,24 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from http import HTTPStatus
 from types import TracebackType
 from typing import Self
 
-import aiohttp
-import msgspec
-from msgspec import Struct
-
-from gateway import upstream, wire
+from gateway import wire
 from gateway.engine import Ask, Status
-from gateway.errors import EngineFault, EngineUnavailable
 from gateway.fleet import Fleet
-from gateway.life import Health, Nap, State
+from gateway.life import Nap, State
+from gateway.line import Line, Visit
 from gateway.process import Process, nothing_missing
 
-PATH = "/v1/chat/completions"
-PROBE_TIMEOUT = 2.0  # seconds
 MOST_UNANSWERED = 3  # requests
 STALE_AFTER_SLEEP = ("/reset_prefix_cache", "/reset_mm_cache", "/reset_encoder_cache")
 
 
-class _HealthBody(Struct, frozen=True):
-    phase: str | None = None
-    progress: float | None = None
-    device: str | None = None
-
-
-_decode_health = msgspec.json.Decoder(_HealthBody).decode
-
-
 class LocalEngine:
     """An engine of this machine. Use it as an async context manager, inside its fleet.
+
+    It is the keeper of its own process, for this process's requests and for those of workers.
 
     Args:
         name: the model's name.
@@ -65,18 +51,17 @@ class LocalEngine:
         obstacle: Callable[[], str | None] = nothing_missing,
     ) -> None:
         self.name = name
-        self._socket = socket
+        self.socket = socket
         self._start_timeout = start_timeout
-        self._cold_start_wait = cold_start_wait
         self._request_timeout = request_timeout
-        self._session: aiohttp.ClientSession | None = None
         self._loading: asyncio.Task[None] | None = None
         self._unanswered = 0
         self._heard_at = 0.0
+        self._line = Line(name, socket, self, cold_start_wait=cold_start_wait, request_timeout=request_timeout)
         self.process = Process(
             name,
             command,
-            self._probe,
+            self._line.probe,
             start_timeout=start_timeout,
             environ=environ,
             nap=Nap(self._sleep, self._wake) if sleeps else None,
@@ -85,15 +70,7 @@ class LocalEngine:
         self._seat = fleet.seat(self.process)
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(
-            "http://engine",
-            # A connection each costs a tenth of a millisecond. One kept might be closed under the next request: uvicorn
-            # does so right after an answer that tells of a crash.
-            connector=aiohttp.UnixConnector(self._socket, limit=0, force_close=True),
-            timeout=aiohttp.ClientTimeout(total=self._request_timeout),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-        )
+        await self._line.__aenter__()
         await self.process.__aenter__()
         return self
 
@@ -104,7 +81,7 @@ class LocalEngine:
             self._loading.cancel()
             await asyncio.gather(self._loading, return_exceptions=True)
         await self.process.__aexit__(kind, error, trace)
-        await self._http.close()
+        await self._line.__aexit__(kind, error, trace)
 
     @property
     def status(self) -> Status:
@@ -130,7 +107,7 @@ class LocalEngine:
         Raises:
             GatewayError: the engine refused, is not there, failed or took too long.
         """
-        return await upstream.whole(self._sent(ask, wait), self.name)
+        return await self._line.complete(ask, wait)
 
     def stream(self, ask: Ask, *, wait: float | None = None) -> AsyncGenerator[wire.Chunk, None]:
         """The answer as it is made.
@@ -138,39 +115,45 @@ class LocalEngine:
         Raises:
             GatewayError: as `complete`, and also in the middle.
         """
-        return upstream.streamed(self._sent(ask, wait), self.name, self._request_timeout)
+        return self._line.stream(ask, wait)
 
-    @property
-    def _http(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            raise RuntimeError("the engine is used outside its context")
-        return self._session
+    # --- its keeper ---
 
     @asynccontextmanager
-    async def _sent(self, ask: Ask, wait: float | None) -> AsyncIterator[upstream.Response]:
-        """The response to a request, once its status says that there is an answer."""
-        patience = self._cold_start_wait if wait is None else wait
-        async with self._seat.taken(patience):
-            since, response = time.monotonic(), None
-            try:
-                async with await self._post(wire.encode(await ask()), patience) as response:
-                    if response.status != HTTPStatus.OK:
-                        raise await upstream.refusal(response, self.name)
-                    yield response
-            except TimeoutError:
-                raise upstream.too_slow(self.name, self._request_timeout) from None
-            except EngineFault as fault:
-                raise await self._gone() if await self._is_dead() else fault from None
-            except aiohttp.ClientError:
-                # A request that killed its engine would kill the next one too, so it is not tried again here.
-                raise await self._gone() from None
-            finally:
-                self._note(response, since)
+    async def visited(self, wait: float) -> AsyncIterator[Visit]:
+        """The engine, ready, and not to be unloaded while the context lasts.
 
-    def _note(self, response: upstream.Response | None, since: float) -> None:
+        Raises:
+            EngineUnavailable: it could not start, or it was not its turn or not ready within `wait` seconds.
+        """
+        async with self._seat.taken(wait):
+            visit, since = Visit(), time.monotonic()
+            try:
+                yield visit
+            finally:
+                self._note(visit, since)
+
+    async def ensure_ready(self, wait: float) -> None:
+        """Returns when the engine is ready.
+
+        Raises:
+            EngineUnavailable: it could not start, or was not ready within `wait` seconds.
+        """
+        await self.process.ensure_ready(wait)
+
+    async def death_noticed(self) -> float:
+        """Returns when its death is known, with how many seconds it is likely to take until it is back."""
+        await self.process.death_noticed()
+        return self.process.expected_seconds()
+
+    def cannot_answer(self) -> None:
+        """The engine has said of itself that it cannot answer any more: it is replaced."""
+        self.process.give_up("it says that it cannot answer any more")
+
+    def _note(self, visit: Visit, since: float) -> None:
         """Counts requests that met their limit unanswered. An engine that answers none, whatever its health, hangs."""
         now = time.monotonic()
-        if response is not None and response.content.total_bytes:
+        if visit.heard:
             self._heard_at, self._unanswered = now, 0
         elif now >= since + self._request_timeout and self._heard_at < since:
             self._unanswered += 1
@@ -178,50 +161,13 @@ class LocalEngine:
             self._unanswered = 0
             self.process.give_up(f"it left {MOST_UNANSWERED} requests in a row without an answer")
 
-    async def _is_dead(self) -> bool:
-        """Whether what failed was no request but the engine, whose server may outlive it and answer: vLLM's does."""
-        health = await self._probe()
-        if health is not None and not health.ready:
-            self.process.give_up("it says that it cannot answer any more")
-        return health is None or not health.ready
-
-    async def _gone(self) -> EngineUnavailable:
-        await self.process.death_noticed()
-        return EngineUnavailable(
-            f"The engine of '{self.name}' went away while it worked on this request and is being restarted. Try again.",
-            retry_after=self.process.expected_seconds(),
-        )
-
-    async def _post(self, body: bytes, patience: float) -> upstream.Response:
-        try:
-            return await upstream.post(self._http, PATH, body)
-        except aiohttp.ClientConnectorError:
-            # Nothing was sent, so nothing can be done twice: the process died just now.
-            await self.process.death_noticed()
-            await self.process.ensure_ready(patience)
-            return await upstream.post(self._http, PATH, body)
-
-    async def _probe(self) -> Health | None:
-        try:
-            async with self._http.get("/health", timeout=aiohttp.ClientTimeout(total=PROBE_TIMEOUT)) as response:
-                said = await upstream.limited(response)
-                body = _decode_health(said) if said else _HealthBody()  # vLLM says it by the status alone
-                return Health(response.status == HTTPStatus.OK, body.phase, body.progress, body.device)
-        except (aiohttp.ClientError, TimeoutError, OSError, EngineFault, *upstream.UNREADABLE):
-            return None
+    # --- its sleep ---
 
     async def _sleep(self) -> None:
-        await self._command("/sleep?level=1")
+        await self._line.command("/sleep?level=1")
 
     async def _wake(self) -> None:
-        await self._command("/wake_up")
+        await self._line.command("/wake_up")
         # What was kept of earlier requests lay in memory that is gone; vLLM does not notice by itself.
         for path in STALE_AFTER_SLEEP:
-            await self._command(path)
-
-    async def _command(self, path: str) -> None:
-        try:
-            async with self._http.post(path, raise_for_status=True):
-                pass
-        except aiohttp.ClientError as error:
-            raise OSError(f"the engine did not do {path}") from error
+            await self._line.command(path)

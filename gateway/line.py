@@ -1,0 +1,194 @@
+"""The way to an engine of this machine: one request on its Unix socket, and what each fault on it means.
+
+Who keeps the engine's process, starts it and ends it, is the `Keeper`: this process itself, or the owner of several
+workers.
+"""
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from http import HTTPStatus
+from types import TracebackType
+from typing import Protocol, Self
+
+import aiohttp
+import msgspec
+from msgspec import Struct
+
+from gateway import upstream, wire
+from gateway.engine import Ask
+from gateway.errors import EngineFault, EngineUnavailable
+from gateway.life import Health
+
+PATH = "/v1/chat/completions"
+PROBE_TIMEOUT = 2.0  # seconds
+
+
+class Visit:
+    """A request's use of an engine; `heard` becomes True once anything of an answer has come."""
+
+    heard = False
+
+
+class Keeper(Protocol):
+    """Whoever has an engine's process in hand."""
+
+    def visited(self, wait: float) -> AbstractAsyncContextManager[Visit]:
+        """The engine, ready, and not to be unloaded while the context lasts.
+
+        Raises:
+            EngineUnavailable: it could not start, or it was not its turn or not ready within `wait` seconds.
+        """
+        ...
+
+    async def ensure_ready(self, wait: float) -> None:
+        """Returns when the engine is ready.
+
+        Raises:
+            EngineUnavailable: it could not start, or was not ready within `wait` seconds.
+        """
+        ...
+
+    async def death_noticed(self) -> float:
+        """Returns when its death is known, with how many seconds it is likely to take until it is back."""
+        ...
+
+    def cannot_answer(self) -> None:
+        """The engine has said of itself that it cannot answer any more: it is to be replaced."""
+        ...
+
+
+class _HealthBody(Struct, frozen=True):
+    phase: str | None = None
+    progress: float | None = None
+    device: str | None = None
+
+
+_decode_health = msgspec.json.Decoder(_HealthBody).decode
+
+
+class Line:
+    """Requests to one engine. Use it as an async context manager.
+
+    Args:
+        name: the model's name.
+        socket: the path of the engine's Unix socket.
+        keeper: has its process in hand.
+        cold_start_wait: seconds that a request waits for a start, unless it says otherwise.
+        request_timeout: seconds that a request may take once the engine is ready.
+    """
+
+    def __init__(
+        self, name: str, socket: str, keeper: Keeper, *, cold_start_wait: float, request_timeout: float
+    ) -> None:
+        self._name = name
+        self._socket = socket
+        self._keeper = keeper
+        self._cold_start_wait = cold_start_wait
+        self._request_timeout = request_timeout
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(
+            "http://engine",
+            # A connection each costs a tenth of a millisecond. One kept might be closed under the next request: uvicorn
+            # does so right after an answer that tells of a crash.
+            connector=aiohttp.UnixConnector(self._socket, limit=0, force_close=True),
+            timeout=aiohttp.ClientTimeout(total=self._request_timeout),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._http.close()
+
+    async def complete(self, ask: Ask, wait: float | None) -> wire.ChatCompletion:
+        """A whole answer.
+
+        Raises:
+            GatewayError: the engine refused, is not there, failed or took too long.
+        """
+        return await upstream.whole(self._sent(ask, wait), self._name)
+
+    def stream(self, ask: Ask, wait: float | None) -> AsyncGenerator[wire.Chunk, None]:
+        """The answer as it is made.
+
+        Raises:
+            GatewayError: as `complete`, and also in the middle.
+        """
+        return upstream.streamed(self._sent(ask, wait), self._name, self._request_timeout)
+
+    async def probe(self) -> Health | None:
+        """What the engine says of its health; None when it says nothing that can be understood."""
+        try:
+            async with self._http.get("/health", timeout=aiohttp.ClientTimeout(total=PROBE_TIMEOUT)) as response:
+                said = await upstream.limited(response)
+                body = _decode_health(said) if said else _HealthBody()  # vLLM says it by the status alone
+                return Health(response.status == HTTPStatus.OK, body.phase, body.progress, body.device)
+        except (aiohttp.ClientError, TimeoutError, OSError, EngineFault, *upstream.UNREADABLE):
+            return None
+
+    async def command(self, path: str) -> None:
+        """Has the engine do something that is no request.
+
+        Raises:
+            OSError: it did not.
+        """
+        try:
+            async with self._http.post(path, raise_for_status=True):
+                pass
+        except aiohttp.ClientError as error:
+            raise OSError(f"the engine did not do {path}") from error
+
+    @property
+    def _http(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            raise RuntimeError("the engine is used outside its context")
+        return self._session
+
+    @asynccontextmanager
+    async def _sent(self, ask: Ask, wait: float | None) -> AsyncIterator[upstream.Response]:
+        """The response to a request, once its status says that there is an answer."""
+        patience = self._cold_start_wait if wait is None else wait
+        async with self._keeper.visited(patience) as visit:
+            response = None
+            try:
+                async with await self._post(wire.encode(await ask()), patience) as response:
+                    if response.status != HTTPStatus.OK:
+                        raise await upstream.refusal(response, self._name)
+                    yield response
+            except TimeoutError:
+                raise upstream.too_slow(self._name, self._request_timeout) from None
+            except EngineFault as fault:
+                raise await self._gone() if await self._is_dead() else fault from None
+            except aiohttp.ClientError:
+                # A request that killed its engine would kill the next one too, so it is not tried again here.
+                raise await self._gone() from None
+            finally:
+                visit.heard = response is not None and response.content.total_bytes > 0
+
+    async def _is_dead(self) -> bool:
+        """Whether what failed was no request but the engine, whose server may outlive it and answer: vLLM's does."""
+        health = await self.probe()
+        if health is not None and not health.ready:
+            self._keeper.cannot_answer()
+        return health is None or not health.ready
+
+    async def _gone(self) -> EngineUnavailable:
+        expected = await self._keeper.death_noticed()
+        return EngineUnavailable(
+            f"The engine of '{self._name}' went away while it worked on this request and is being restarted. "
+            "Try again.",
+            retry_after=expected,
+        )
+
+    async def _post(self, body: bytes, patience: float) -> upstream.Response:
+        try:
+            return await upstream.post(self._http, PATH, body)
+        except aiohttp.ClientConnectorError:
+            # Nothing was sent, so nothing can be done twice: the process died just now.
+            await self._keeper.death_noticed()
+            await self._keeper.ensure_ready(patience)
+            return await upstream.post(self._http, PATH, body)
