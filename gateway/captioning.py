@@ -26,9 +26,9 @@ from gateway.errors import InvalidRequest, NotCached
 from gateway.flight import Flight, Flights, Made
 from gateway.images.ingest import Encoded, Ingest
 from gateway.images.shelf import Lease
+from gateway.leases import Leases
 from gateway.prompts import Preset
 from gateway.record import Record
-from gateway.redis import Leases
 from gateway.wire import ChatCompletion, ChatRequest, Chunk
 
 JSON_PRESET = "alt_text"  # what json_object means, since it brings no schema of its own

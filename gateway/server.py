@@ -14,6 +14,7 @@ import uvicorn
 from gateway import banner
 from gateway.app import create_app
 from gateway.config import Config
+from gateway.listener import bound
 from gateway.parts import Parts
 from gateway.reload import KeyFile
 
@@ -59,22 +60,3 @@ def settings(app: Callable[..., Any], config: Config) -> uvicorn.Config:
         timeout_keep_alive=ceil(config.server.keep_alive),
         timeout_graceful_shutdown=ceil(config.server.shutdown_timeout),
     )
-
-
-def bound(host: str, port: int) -> socket.socket:
-    """A socket bound to that address.
-
-    Raises:
-        ClickException: it cannot be bound; the message says what to do.
-    """
-    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    listener = socket.socket(family, kind, protocol)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind(address)
-    except OSError as error:
-        listener.close()
-        raise click.ClickException(
-            f"Cannot listen on {host}:{port} ({error.strerror}). Choose another port with --port, or 0 for a free one."
-        ) from None
-    return listener

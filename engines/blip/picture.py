@@ -81,7 +81,7 @@ def _bytes_of(url: str, path: str, folder: Path | None) -> bytes:
 def _read(folder: Path, name: str, path: str) -> bytes:
     file = Path(name)
     try:
-        if file.parent != folder or ".." in file.parts or file.is_symlink():
+        if folder.resolve() not in file.resolve().parents:
             raise PermissionError
         return file.read_bytes()
     except OSError:

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from gateway.folder import Folder
-from gateway.parts import FOLDERS
+from gateway.machine import FOLDERS
 
 HELD = """
 import sys, time

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway import config, server
+from gateway import config, listener, server
 
 
 def test_idle_connections_outlive_the_pools_of_clients() -> None:
@@ -16,5 +16,5 @@ def test_idle_connections_outlive_the_pools_of_clients() -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
 def test_every_loopback_address_can_be_listened_on(host: str) -> None:
     """IPv4, IPv6 and the name."""
-    with server.bound(host, 0) as listener:
-        assert listener.getsockname()[1] > 0
+    with listener.bound(host, 0) as socket:
+        assert socket.getsockname()[1] > 0

@@ -1,0 +1,69 @@
+"""What processes that answer requests have in common: limits, kept answers, the making of them, engines.
+
+A gateway of one process has it `Alone`, or with others through Redis; a worker has it from its owner.
+"""
+
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Protocol, Self
+
+from gateway import cache
+from gateway.cache import Cache
+from gateway.config import Config
+from gateway.engine import Engine
+from gateway.images.shelf import Shelf
+from gateway.leases import Leases
+from gateway.machine import Machine
+from gateway.quota import Books, LocalBooks
+from gateway.redis import Leases as RedisLeases
+from gateway.redis import Link
+from gateway.shared_quota import SharedBooks
+
+
+class Common(Protocol):
+    """Use it as an async context manager, around whatever uses it; the engines are entered by themselves.
+
+    `engines` are those of this machine, by name; `shelf` is where their pictures lie; `decoders` is how many processes
+    may decode pictures at once, None for one for each processor.
+    """
+
+    books: Books
+    leases: Leases | None
+    cache: Cache
+    engines: Mapping[str, Engine]
+    shelf: Shelf
+    decoders: int | None
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class Alone:
+    """All of it in this process, but for what Redis holds where there is one."""
+
+    def __init__(self, config: Config) -> None:
+        self._link = Link(config.cache.redis) if config.cache.redis is not None else None
+        self.books: Books = SharedBooks(self._link) if self._link is not None else LocalBooks()
+        self.leases: Leases | None = RedisLeases(self._link) if self._link is not None else None
+        self.cache = cache.opened(config.cache, self._link)
+        self.shelf = Shelf()
+        self.decoders = None
+        self._machine = Machine(config, self.shelf.folder)
+        self.engines: Mapping[str, Engine] = self._machine.engines
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        if self._link is not None:
+            await self._stack.enter_async_context(self._link)
+        await self._stack.enter_async_context(self.books)
+        await self._stack.enter_async_context(self._machine)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
