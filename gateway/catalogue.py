@@ -146,9 +146,7 @@ def _model(name: str, known: ModelConfig | None, configured: ModelConfig | None,
         if entry is not None:
             fields |= {key: value for key, value in msgspec.structs.asdict(entry).items() if value is not None}
     if fields.get("engine") == "remote":
-        fields.setdefault("source", name)
-        if configured is None or configured.tokenizer is None:
-            fields.pop("tokenizer", None)  # the catalogue's, which is for an engine of ours
+        _leave_to_its_server(fields, configured)
     _check_complete(fields, origin)
     for key in ("source", "tokenizer"):
         if str(fields.get(key)).startswith("~"):
@@ -159,6 +157,17 @@ def _model(name: str, known: ModelConfig | None, configured: ModelConfig | None,
     fields.setdefault("picture_size", PICTURE_SIZE[fields["engine"]])
     fields.setdefault("max_model_len", MAX_MODEL_LEN.get(fields["engine"]))
     return Model(**fields)
+
+
+def _leave_to_its_server(fields: dict[str, Any], configured: ModelConfig | None) -> None:
+    """Takes out what the catalogue says for an engine of ours; the other server knows a bundled model by its name."""
+    given = configured or ModelConfig()
+    for key in ("tokenizer", "args"):
+        if getattr(given, key) is None:
+            fields.pop(key, None)
+    if given.source is None and Path(fields.get("source", "")).is_absolute():
+        del fields["source"]
+    fields.setdefault("source", fields["name"])
 
 
 def _check_complete(fields: Mapping[str, Any], origin: str) -> None:

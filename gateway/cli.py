@@ -12,7 +12,8 @@ from pathlib import Path
 import click
 
 from gateway import __version__, administration, auth, banner, doctor
-from gateway.config import CLIENT_KEY, DEFAULT_FILE, Config, load, read
+from gateway.config import DEFAULT_FILE, Config, load, read
+from gateway.environment import CLIENT_KEY
 from gateway.values import ConfigError
 
 with_config = click.option(

@@ -1,7 +1,7 @@
 """Altgate's configuration: frozen Structs, one per part, with their defaults.
 
 `load` reads, in rising order of precedence, the defaults below, one TOML file, environment variables
-(`ALTGATE_SECTION__KEY`, `ALTGATE_KEYS__NAME__KEY`) and flags. A fault names where it stands, the key and the remedy.
+(see `gateway.environment`) and flags. A fault names where it stands, the key and the remedy.
 """
 
 import difflib
@@ -15,7 +15,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
-from gateway import routing
+from gateway import environment, routing
 from gateway.auth import Key, KeyConfig, keys
 from gateway.catalogue import MODEL_NAME, Model, ModelConfig, models
 from gateway.images.handover import Handover
@@ -27,8 +27,6 @@ from gateway.redis import address
 from gateway.values import Bytes, ConfigError, Seconds, from_text
 
 DEFAULT_FILE = Path("altgate.toml")
-ENVIRONMENT_PREFIX = "ALTGATE_"
-CLIENT_KEY = "ALTGATE_KEY"  # the key of our own commands that ask a running gateway; no setting
 
 _PROXY = re.compile(r"http://([^\s/?#@]+@)?([^\s/?#@:\[\]]+|\[[0-9a-fA-F:.]+\]):(?P<port>[0-9]{1,5})/?")
 _MOST_PORT = 65535
@@ -184,7 +182,7 @@ def read(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, Mapp
     """
     layers = [
         _file_layer(file),
-        _environment_layer(environ),
+        ("the environment", environment.settings(environ)),
         ("the command line", {key: dict(flags[key]) for key in flags}),
     ]
     merged: Table = {}
@@ -218,35 +216,6 @@ def _file_layer(file: Path | None) -> tuple[str, Table]:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}). Name another file with --config.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: this is not TOML: {error}.") from None
-
-
-def _environment_layer(environ: Mapping[str, str]) -> tuple[str, Table]:
-    table: Table = {}
-    for variable, value in sorted(environ.items()):
-        if not variable.startswith(ENVIRONMENT_PREFIX) or variable == CLIENT_KEY:
-            continue
-        section, separator, key = variable.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
-        if section == "models":
-            raise ConfigError(f"environment: {variable}: models are set in the file alone. Put it into altgate.toml.")
-        if not separator:
-            raise ConfigError(
-                f"environment: {variable} has no section. Write {ENVIRONMENT_PREFIX}SECTION__KEY, "
-                f"for example {ENVIRONMENT_PREFIX}SERVER__PORT."
-            )
-        place = table.setdefault(section, {})
-        if section == "keys":
-            name, _, key = key.partition("__")
-            place = place.setdefault(name, {})
-        place[key] = _scalar(value)
-    return ("the environment", table)
-
-
-def _scalar(text: str) -> object:
-    """Numbers, truth values and lists as TOML writes them; anything else is the text itself."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
 
 
 def _merge(low: Table, high: Table) -> Table:

@@ -293,6 +293,18 @@ def test_a_known_model_can_be_served_elsewhere(tmp_path: Path) -> None:
     assert (model.engine, model.tokenizer) == ("remote", None)
 
 
+def test_the_bundled_model_can_be_served_elsewhere(tmp_path: Path) -> None:
+    """The other server knows it by its name, not by a folder of this machine, and has been given its own options."""
+    text = '[models.demo]\nengine = "remote"\nurls = ["http://blip:8001/v1"]\n[models.gemma-3-4b]\nengine = "remote"\n'
+    text += 'urls = ["http://g/v1"]\n'
+
+    models = {model.name: model for model in load(written(tmp_path, text), {}, {}).models}
+
+    assert (models["demo"].source, models["demo"].args) == ("demo", {})
+    assert models["demo"].picture_size == 96
+    assert models["gemma-3-4b"].source == "google/gemma-3-4b-it"
+
+
 def test_a_file_that_is_not_there_is_a_fault(tmp_path: Path) -> None:
     """A file that was named must exist."""
     with pytest.raises(ConfigError, match=r"nowhere\.toml.*--config"):
