@@ -157,7 +157,7 @@ async def running(engine: str, folder: Path, memory: Path) -> AsyncIterator[aioh
         (folder / "gemma").mkdir()
         own = ["--enforce-eager", "--dtype=float32", "--distributed-executor-backend=uni"]
         served = Served(
-            folder=tiny.gemma3(folder / "gemma"), tokenizer=None, kind="gemma3", name=MODEL, socket=socket,
+            folder=tiny.gemma3(folder / "gemma"), tokenizer=None, kind="gemma3", name=MODEL, place=socket,
             max_model_len=1024, max_pictures=1, max_pixels=50_000_000,
             options=[*own, f"--allowed-local-media-path={memory}"],
         )  # fmt: skip

@@ -88,12 +88,16 @@ def _download_tokenizer(name: str, files: Sequence[str]) -> Path:
 
 
 def _snapshot(name: str, revision: str, report: Report, patterns: Sequence[str]) -> Path:
-    from huggingface_hub import snapshot_download  # noqa: PLC0415 -- seconds to import, and not needed for a folder
+    from huggingface_hub import errors, snapshot_download  # noqa: PLC0415 -- seconds to import, and no folder needs it
 
-    # Asked first, since the bar learns of each file's size only when its turn comes.
-    listed = snapshot_download(name, revision=revision, allow_patterns=[*patterns], dry_run=True)
+    wanted = {"revision": revision, "allow_patterns": [*patterns]}
+    try:
+        # Asked first, since the bar learns of each file's size only when its turn comes.
+        listed = snapshot_download(name, dry_run=True, **wanted)
+    except errors.DryRunError:  # the hub is out of reach; what was downloaded before is used
+        return Path(snapshot_download(name, **wanted))
     bar = _reporting(report, sum(file.file_size or 0 for file in listed if file.will_download))
-    return Path(snapshot_download(name, revision=revision, allow_patterns=[*patterns], tqdm_class=bar))
+    return Path(snapshot_download(name, tqdm_class=bar, **wanted))
 
 
 def _reporting(report: Report, total: int) -> type[Any]:

@@ -1,4 +1,4 @@
-"""Serves a BLIP checkpoint: `python -m engines.blip --model NAME --source DIR_OR_HUB_NAME --uds PATH`."""
+"""Serves a BLIP checkpoint: `python -m engines.blip --model NAME --source DIR_OR_HUB_NAME --uds PATH` or `--port N`."""
 
 import argparse
 import logging

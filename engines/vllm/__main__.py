@@ -1,4 +1,4 @@
-"""Serves a model with vLLM: `python -m engines.vllm --model NAME --source DIR_OR_HUB_NAME --uds PATH`.
+"""Serves a model with vLLM: `python -m engines.vllm --model NAME --source DIR_OR_HUB_NAME --uds PATH` or `--port N`.
 
 Fetches the checkpoint when it is not here yet, then starts vLLM's own server and stays beside it: vLLM does not notice
 when the gateway dies, and what it says when it cannot start is not for clients.
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from engines.loading import LoadError
 from engines.vllm.checkpoints import ensure_servable, ready
-from engines.vllm.command import Served, command, environment
+from engines.vllm.command import Address, Served, command, environment
 from engines.vllm.sentences import explained
 
 TAIL_LINES = 200  # a failed start of vLLM prints its cause first and then much else
@@ -37,14 +37,15 @@ def main(arguments: Sequence[str]) -> int:
         tokenizer=checkpoint.tokenizer,
         kind=str(checkpoint.config.get("model_type")),
         name=options.model,
-        socket=options.uds,
+        place=options.uds or Address(options.host, options.port),
         max_model_len=options.max_model_len,
         max_pictures=options.max_pictures,
         max_pixels=options.max_pixels,
         pictures=options.pictures if options.pictures is not None and options.pictures.is_dir() else None,
         options=own,
     )
-    options.uds.unlink(missing_ok=True)  # vLLM leaves its socket behind, and the next one stumbles over it
+    if options.uds is not None:
+        options.uds.unlink(missing_ok=True)  # vLLM leaves its socket behind, and the next one stumbles over it
     tail: deque[str] = deque(maxlen=TAIL_LINES)
     code = run(command(served), environment(served, os.environ), tail)
     return _failed(explained(tail, code)) if code else 0
@@ -61,7 +62,10 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--revision", default="main", help="the hub's branch, tag or commit (%(default)s)")
     parser.add_argument("--tokenizer", help="a folder with its tokenizer, or a name on the hub (the source's own)")
     parser.add_argument("--model", required=True, help="the name that requests call it by")
-    parser.add_argument("--uds", type=Path, required=True, help="the Unix socket to listen on")
+    place = parser.add_mutually_exclusive_group(required=True)
+    place.add_argument("--uds", type=Path, help="the Unix socket to listen on")
+    place.add_argument("--port", type=int, help="the TCP port to listen on")
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on with --port (%(default)s)")
     parser.add_argument("--max-model-len", type=int, help="tokens of a prompt and its answer (the model's own)")
     parser.add_argument("--max-pictures", type=int, default=1, help="pictures in a request (%(default)s)")
     parser.add_argument("--max-pixels", type=int, default=50_000_000, help="pixels of a picture (%(default)s)")

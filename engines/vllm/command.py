@@ -19,29 +19,35 @@ SLEEP_OPTION: Final = "--enable-sleep-mode"
 NOWHERE: Final = "media.invalid"  # a domain that cannot exist: the only one that pictures may be fetched from
 
 
-CLOSED: Final = {  # settings that would lock the gateway out, or open what it never uses
-    "VLLM_API_KEY",
-    "VLLM_ALLOW_RUNTIME_LORA_UPDATING",
-}
+LORA: Final = "VLLM_ALLOW_RUNTIME_LORA_UPDATING"  # opens what the gateway never uses
+KEY: Final = "VLLM_API_KEY"  # locks the gateway out of a socket that is its alone, and protects an address
 PLUGIN: Final = "altgate-cogvlm"  # the name of its entry point
 CHAT_TEMPLATES: Final[Mapping[str, Path]] = {  # for kinds of models that have none of their own, or none that is right
     "blip-2": Path(__file__).with_name("blip2.jinja"),
 }
 
 
-class Served(NamedTuple):
-    """What is served: the folder of a checkpoint, the name that requests call it by, the Unix socket to listen on.
+class Address(NamedTuple):
+    """An address to listen on, and its TCP port."""
 
-    `tokenizer` is the folder of its tokenizer (None: the same), `kind` the checkpoint's `model_type`; `max_model_len`
-    is in tokens (None: the model's own), `max_pictures` per request, `max_pixels` per picture. Files of pictures
-    are read out of the folder `pictures` alone. `options` are vLLM's.
+    host: str
+    port: int
+
+
+class Served(NamedTuple):
+    """What is served: the folder of a checkpoint, the name that requests call it by, where to listen.
+
+    `place` is a Unix socket's path, or an address and a TCP port. `tokenizer` is the folder of its tokenizer (None: the
+    same), `kind` the checkpoint's `model_type`; `max_model_len` is in tokens (None: the model's own), `max_pictures` per
+    request, `max_pixels` per picture. Files of pictures are read out of the folder `pictures` alone. `options` are
+    vLLM's.
     """
 
     folder: Path
     tokenizer: Path | None
     kind: str
     name: str
-    socket: Path
+    place: Path | Address
     max_model_len: int | None
     max_pictures: int
     max_pixels: int
@@ -56,7 +62,7 @@ def command(served: Served) -> list[str]:
         f"--model={served.folder}",
         *([f"--tokenizer={served.tokenizer}"] if served.tokenizer is not None else ()),
         f"--served-model-name={served.name}",
-        f"--uds={served.socket}",
+        *_listening(served.place),
         *([f"--max-model-len={served.max_model_len}"] if served.max_model_len is not None else ()),
         f"--limit-mm-per-prompt={json.dumps({'image': served.max_pictures, 'video': 0, 'audio': 0})}",
         f"--allowed-media-domains={NOWHERE}",
@@ -79,6 +85,12 @@ def command(served: Served) -> list[str]:
     ]
 
 
+def _listening(place: Path | Address) -> list[str]:
+    if isinstance(place, Address):
+        return [f"--host={place.host}", f"--port={place.port}"]
+    return [f"--uds={place}"]
+
+
 def cache_folder(given: Mapping[str, str]) -> Path:
     """Where Altgate keeps what can be made again, by the environment."""
     home = given.get("XDG_CACHE_HOME") or Path(given.get("HOME", "/tmp")) / ".cache"  # noqa: S108 - vLLM's own default
@@ -87,11 +99,12 @@ def cache_folder(given: Mapping[str, str]) -> Path:
 
 def environment(served: Served, given: Mapping[str, str]) -> dict[str, str]:
     """The environment, from the one given: offline, silent about itself, bounded."""
+    reachable = isinstance(served.place, Address)
     return {
         # Compiled kernels are code: not shared with whatever else runs vLLM on this machine.
         "VLLM_CACHE_ROOT": str(cache_folder(given) / "vllm"),
         "VLLM_XGRAMMAR_CACHE_MB": "128",
-        **{name: value for name, value in given.items() if name not in CLOSED},
+        **{name: value for name, value in given.items() if name != LORA and (name != KEY or reachable)},
         **_plugins(given),
         "PYTHONSAFEPATH": "1",  # vLLM starts Python by itself too, and nothing is to come from the current folder
         "HF_HUB_OFFLINE": "1",
@@ -104,8 +117,9 @@ def environment(served: Served, given: Mapping[str, str]) -> dict[str, str]:
         "VLLM_MAX_N_SEQUENCES": str(MAX_CHOICES),
         # A call that must be made is kept to its schema, whichever parser the calls of a model's own choice need.
         "VLLM_ENFORCE_STRICT_TOOL_CALLING": "0",
-        # Sleeping is nowhere but among the endpoints for development. The socket is the gateway's alone.
-        "VLLM_SERVER_DEV_MODE": "1" if SLEEP_OPTION in served.options else "0",
+        # Sleeping is nowhere but among the endpoints for development. The socket is the gateway's alone, an address is
+        # not, and the gateway puts to sleep only what it has started.
+        "VLLM_SERVER_DEV_MODE": "1" if SLEEP_OPTION in served.options and not reachable else "0",
     }
 
 

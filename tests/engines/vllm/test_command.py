@@ -9,7 +9,7 @@ from pathlib import Path
 import jinja2
 import pytest
 
-from engines.vllm.command import PLUGIN, Served, command, environment
+from engines.vllm.command import PLUGIN, Address, Served, command, environment
 
 
 def served(*options: str, kind: str = "gemma3", tokenizer: Path | None = None) -> Served:
@@ -117,6 +117,19 @@ def test_the_endpoints_for_development_open_for_sleeping_alone() -> None:
     """vLLM offers sleep nowhere else; without it they stay closed."""
     assert environment(served("--enable-sleep-mode"), {})["VLLM_SERVER_DEV_MODE"] == "1"
     assert environment(served("--no-enable-sleep-mode"), {})["VLLM_SERVER_DEV_MODE"] == "0"
+
+
+def test_on_an_address_vllm_is_as_closed_and_a_key_of_the_operators_holds() -> None:
+    """Others than the gateway may reach it there: nothing for development opens, and its own key is not lost."""
+    elsewhere = served("--enable-sleep-mode")._replace(place=Address("0.0.0.0", 8001))
+    given = {"VLLM_API_KEY": "k", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
+
+    assert {"--host=0.0.0.0", "--port=8001"} <= set(command(elsewhere))
+    assert not [option for option in command(elsewhere) if option.startswith("--uds")]
+    assert environment(elsewhere, {})["VLLM_SERVER_DEV_MODE"] == "0"
+    assert environment(elsewhere, given)["VLLM_API_KEY"] == "k"
+    assert not given.keys() & environment(served(), given).keys()
+    assert "VLLM_ALLOW_RUNTIME_LORA_UPDATING" not in environment(elsewhere, given)
 
 
 def asked(*turns: tuple[str, str]) -> str:

@@ -38,6 +38,18 @@ def test_what_is_not_the_launchers_is_vllms() -> None:
     assert own == ["--max-num-seqs=4", "--max-pic=3", "--no-enable-prefix-caching", "--x", "1", "2"]
 
 
+def test_it_listens_on_a_socket_or_on_a_port() -> None:
+    """On one of them; on a port that this machine alone reaches, unless it is told otherwise."""
+    named = ["--model=m", "--source=/s"]
+
+    options, _ = parse([*named, "--port=8001"])
+
+    assert (options.uds, options.host, options.port) == (None, "127.0.0.1", 8001)
+    assert parse([*named, "--port=8001", "--host=0.0.0.0"])[0].host == "0.0.0.0"
+    with pytest.raises(SystemExit):
+        parse([*named, "--port=8001", "--uds=/u"])
+
+
 def test_output_is_relayed_and_the_exit_code_kept() -> None:
     """Lines come out as they are printed, of both streams; the last ones are kept for the sentence."""
     with launched(
