@@ -90,14 +90,14 @@ def _download_tokenizer(name: str, files: Sequence[str]) -> Path:
 def _snapshot(name: str, revision: str, report: Report, patterns: Sequence[str]) -> Path:
     from huggingface_hub import errors, snapshot_download  # noqa: PLC0415 -- seconds to import, and no folder needs it
 
-    wanted = {"revision": revision, "allow_patterns": [*patterns]}
+    wanted = [*patterns]
     try:
         # Asked first, since the bar learns of each file's size only when its turn comes.
-        listed = snapshot_download(name, dry_run=True, **wanted)
+        listed = snapshot_download(name, revision=revision, allow_patterns=wanted, dry_run=True)
     except errors.DryRunError:  # the hub is out of reach; what was downloaded before is used
-        return Path(snapshot_download(name, **wanted))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
     bar = _reporting(report, sum(file.file_size or 0 for file in listed if file.will_download))
-    return Path(snapshot_download(name, tqdm_class=bar, **wanted))
+    return Path(snapshot_download(name, revision=revision, allow_patterns=wanted, tqdm_class=bar))
 
 
 def _reporting(report: Report, total: int) -> type[Any]:

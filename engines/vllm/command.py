@@ -38,8 +38,8 @@ class Served(NamedTuple):
     """What is served: the folder of a checkpoint, the name that requests call it by, where to listen.
 
     `place` is a Unix socket's path, or an address and a TCP port. `tokenizer` is the folder of its tokenizer (None: the
-    same), `kind` the checkpoint's `model_type`; `max_model_len` is in tokens (None: the model's own), `max_pictures` per
-    request, `max_pixels` per picture. Files of pictures are read out of the folder `pictures` alone. `options` are
+    same), `kind` the checkpoint's `model_type`; `max_model_len` is in tokens (None: the model's own), `max_pictures`
+    per request, `max_pixels` per picture. Files of pictures are read out of the folder `pictures` alone. `options` are
     vLLM's.
     """
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from engines import source as checkpoints
 from engines import weights
 from tests.engines.blip import hub
 
@@ -85,8 +86,8 @@ def test_only_models_that_are_downloaded_are_names(names: list[str], capsys: pyt
 def test_a_separate_tokenizer_is_downloaded_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """CogVLM has its own somewhere else."""
     asked: list[tuple[str, tuple[str, ...]]] = []
-    monkeypatch.setattr(weights.checkpoints, "locate", lambda name, *_, files: asked.append((name, files)))
-    monkeypatch.setattr(weights.checkpoints, "locate_tokenizer", lambda name, *, files: asked.append((name, files)))
+    monkeypatch.setattr(checkpoints, "locate", lambda name, *_, files: asked.append((name, files)))
+    monkeypatch.setattr(checkpoints, "locate_tokenizer", lambda name, *, files: asked.append((name, files)))
 
     assert weights.main(["cogvlm-chat", "blip-base"]) == 0
 
