@@ -12,7 +12,7 @@ serve: .venv/serve.stamp
 	$(BIN)/altgate serve
 
 test: .venv/test.stamp redis-server
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadgroup
 
 lint: .venv/test.stamp
 	$(BIN)/ruff check

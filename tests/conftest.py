@@ -10,6 +10,15 @@ from engines.demo import scenes
 from tests import pictures
 from tests.services import Server, running_server
 
+REAL_VLLM = ("tests/engines/cogvlm/", "tests/engines/vllm/", "tests/flows/test_cogvlm", "tests/flows/test_vllm")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of a file stay in one process, and so do all that run vLLM, of which one at a time fits the machine."""
+    for item in items:
+        runs_vllm = item.nodeid.startswith(REAL_VLLM)
+        item.add_marker(pytest.mark.xdist_group("vllm" if runs_vllm else item.nodeid.partition("::")[0]))
+
 
 @pytest.fixture(autouse=True)
 def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
