@@ -54,7 +54,6 @@ def create_app(config: Config, parts: Parts, key_file: KeyFile) -> ASGIApp:
             chat.route(
                 captioner,
                 heartbeat=config.server.heartbeat,
-                body_timeout=config.server.body_timeout,
                 longest_wait=config.engines.start_timeout,
             ),
             *models.routes(captioner),

@@ -38,6 +38,7 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8000
     max_body: Bytes = Bytes(70 * 2**20)
+    max_connections: Annotated[int, Meta(ge=1)] = 8192
     max_requests: Annotated[int, Meta(ge=1)] = 512
     max_bytes_in_flight: Bytes = Bytes(512 * 2**20)
     heartbeat: Seconds = Seconds(10)

@@ -1,6 +1,7 @@
 """Every error that Altgate tells a client, and the one place where they become bytes.
 
     GatewayError                      status  code
+    ├── MalformedRequest                 400  malformed_request
     ├── InvalidRequest                   400  whatever the fault's kind is called
     │   ├── UnsupportedParameter         400  unsupported_parameter
     │   └── PictureError                 400  one of OpenAI's image codes
@@ -10,11 +11,13 @@
     ├── ModelNotFound                    404  model_not_found
     ├── PathNotFound                     404  unknown_url
     ├── MethodNotAllowed                 405  method_not_supported
-    ├── BodyTimeout                      408  request_timeout
+    ├── RequestTimeout                   408  request_timeout
     ├── BodyTooLarge                     413  request_too_large
+    ├── UrlTooLong                       414  url_too_long
     ├── UnsupportedMediaType             415  unsupported_media_type
     ├── Overloaded                       429  rate_limit_exceeded
     ├── LimitReached                     429  rate_limit_exceeded
+    ├── HeadersTooLarge                  431  headers_too_large
     ├── InternalError                    500  internal_error
     ├── EngineFault                      502  engine_error
     ├── EngineUnavailable                503  engine_unavailable
@@ -37,15 +40,13 @@ class GatewayError(Exception):
     """An error with its public sentence.
 
     `retry_after` is in seconds, at most `LONGEST_RETRY`, None where trying again will not help. `heals` is False where
-    only people can help, so that a client should not try again by itself. `closes` says that the body may not have been
-    read, so that the connection cannot serve another request.
+    only people can help, so that a client should not try again by itself.
     """
 
     status = 500
     type = "server_error"
     code: str | None = None
     retry_after: float | None = None
-    closes = False
 
     def __init__(
         self,
@@ -61,6 +62,14 @@ class GatewayError(Exception):
         self.code = code or self.code
         self.retry_after = min(LONGEST_RETRY, retry_after) if retry_after is not None else self.retry_after
         self.heals = self.retry_after is not None
+
+
+class MalformedRequest(GatewayError):
+    """What arrived is no HTTP, or could be read in two ways."""
+
+    status = 400
+    type = "invalid_request_error"
+    code = "malformed_request"
 
 
 class InvalidRequest(GatewayError):
@@ -91,7 +100,6 @@ class InvalidKey(GatewayError):
     status = 401
     type = "invalid_request_error"
     code = "invalid_api_key"
-    closes = True
 
 
 class ForeignOrigin(GatewayError):
@@ -100,7 +108,6 @@ class ForeignOrigin(GatewayError):
     status = 403
     type = "invalid_request_error"
     code = "origin_not_allowed"
-    closes = True
 
 
 class AdminOnly(GatewayError):
@@ -135,14 +142,13 @@ class MethodNotAllowed(GatewayError):
     code = "method_not_supported"
 
 
-class BodyTimeout(GatewayError):
-    """The body did not arrive in time."""
+class RequestTimeout(GatewayError):
+    """The request's headers or its body did not arrive in time."""
 
     status = 408
     type = "invalid_request_error"
     code = "request_timeout"
     retry_after = 1.0
-    closes = True
 
 
 class BodyTooLarge(GatewayError):
@@ -151,7 +157,14 @@ class BodyTooLarge(GatewayError):
     status = 413
     type = "invalid_request_error"
     code = "request_too_large"
-    closes = True
+
+
+class UrlTooLong(GatewayError):
+    """The request's target is over the limit."""
+
+    status = 414
+    type = "invalid_request_error"
+    code = "url_too_long"
 
 
 class UnsupportedMediaType(GatewayError):
@@ -160,7 +173,6 @@ class UnsupportedMediaType(GatewayError):
     status = 415
     type = "invalid_request_error"
     code = "unsupported_media_type"
-    closes = True
 
 
 class Overloaded(GatewayError):
@@ -170,7 +182,6 @@ class Overloaded(GatewayError):
     type = "requests"
     code = "rate_limit_exceeded"
     retry_after = 1.0
-    closes = True
 
 
 class LimitReached(GatewayError):
@@ -179,7 +190,14 @@ class LimitReached(GatewayError):
     status = 429
     type = "requests"
     code = "rate_limit_exceeded"
-    closes = True
+
+
+class HeadersTooLarge(GatewayError):
+    """The headers are over the limit, by number or by size."""
+
+    status = 431
+    type = "invalid_request_error"
+    code = "headers_too_large"
 
 
 class InternalError(GatewayError):
@@ -238,6 +256,4 @@ def render(error: GatewayError) -> tuple[int, dict[str, str], bytes]:
         headers["retry-after-ms"] = str(max(1, ceil(error.retry_after * 1000)))
     if error.status == HTTPStatus.UNAUTHORIZED:
         headers["www-authenticate"] = "Bearer"
-    if error.closes:
-        headers["connection"] = "close"
     return error.status, headers, wire.encode(envelope(error))

@@ -1,12 +1,14 @@
 """The server on its socket: binds, prints the banner once it listens, runs until a signal."""
 
+import asyncio
 import signal
 import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from math import ceil
-from typing import Any
+from typing import Any, cast
 
 import click
 import uvicorn
@@ -14,6 +16,7 @@ import uvicorn
 from gateway import banner
 from gateway.app import create_app
 from gateway.config import Config
+from gateway.http1 import Connection, Door
 from gateway.listener import bound
 from gateway.parts import Parts
 from gateway.reload import KeyFile
@@ -46,17 +49,15 @@ class _Server(uvicorn.Server):
 
 def settings(app: Callable[..., Any], config: Config) -> uvicorn.Config:
     """How uvicorn serves the application."""
+    limits = config.server
+    door = Door(max_connections=limits.max_connections, keep_alive=limits.keep_alive, body_timeout=limits.body_timeout)
     return uvicorn.Config(
         app,
         lifespan="on",
-        # Not httptools: it loses the body of a request that offers an upgrade, as Java's client does, and it bounds
-        # neither the number nor the size of headers.
-        http="h11",
+        http=cast("type[asyncio.Protocol]", partial(Connection, door)),
         ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
-        # Pools of clients keep connections for up to 120 s: ours must outlive theirs, or they race with our closing.
-        timeout_keep_alive=ceil(config.server.keep_alive),
         timeout_graceful_shutdown=ceil(config.server.shutdown_timeout),
     )

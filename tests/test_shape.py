@@ -32,6 +32,8 @@ PURE = (
     "gateway/images/address.py",
     "gateway/images/policy.py",
     "gateway/images/url.py",
+    "gateway/http1/head.py",
+    "gateway/http1/door.py",
     "gateway/routing.py",
     "gateway/completion.py",
     "gateway/asked.py",

@@ -16,7 +16,7 @@ from litestar.types import Receive
 
 from gateway import directives, streaming, wire
 from gateway.captioning import Captioner, Job
-from gateway.errors import BodyTimeout, GatewayError, InvalidRequest
+from gateway.errors import GatewayError, InvalidRequest
 from gateway.middleware import allowance_of, hold_of, record_of
 from gateway.record import CLIENT_LEFT, Record
 
@@ -32,7 +32,7 @@ class ClientLeft(GatewayError):
     status = CLIENT_LEFT
 
 
-def route(captioner: Captioner, *, heartbeat: float, body_timeout: float, longest_wait: float) -> HTTPRouteHandler:
+def route(captioner: Captioner, *, heartbeat: float, longest_wait: float) -> HTTPRouteHandler:
     """The handler. Times are in seconds; `longest_wait` bounds what a client may ask for."""
 
     @post(PATHS, status_code=200)
@@ -52,7 +52,7 @@ def route(captioner: Captioner, *, heartbeat: float, body_timeout: float, longes
     async def prepared(request: Request[Any, Any, Any]) -> tuple[Job, bool, list[str]]:
         """The job, whether its answer is streamed, and which fields are ignored; the body is not kept any longer."""
         record, hold = record_of(request.scope), hold_of(request.scope)
-        body = await received(request, body_timeout)
+        body = await received(request)
         record.enter("parse")
         asked = decoded(body)
         record.streamed = bool(asked.stream)
@@ -66,18 +66,15 @@ def route(captioner: Captioner, *, heartbeat: float, body_timeout: float, longes
     return create
 
 
-async def received(request: Request[Any, Any, Any], patience: float) -> bytes:
+async def received(request: Request[Any, Any, Any]) -> bytes:
     """The body, once all of it is here.
 
     Raises:
-        BodyTimeout: it took longer than `patience` seconds.
+        RequestTimeout: it took too long.
         ClientLeft: the client broke off.
     """
     try:
-        async with asyncio.timeout(patience):
-            return b"".join([chunk async for chunk in request.stream()])  # its body() would keep it
-    except TimeoutError:
-        raise BodyTimeout(f"The body did not arrive within {patience:.0f} seconds. Send it again, faster.") from None
+        return b"".join([chunk async for chunk in request.stream()])  # its body() would keep it
     except InternalServerException:  # what Litestar makes of a client that breaks off
         raise ClientLeft("The client broke off.") from None
 

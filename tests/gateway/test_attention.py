@@ -57,7 +57,7 @@ async def test_a_client_that_does_not_read_frees_its_engine(
     engine, client = FakeEngine(streamed=chunks(*[{"content": "on and "}] * 10)), Client(ending)
     async with Ingest(Site(), ImagesConfig()) as ingest:
         captioner = Altgate(engine, ingest, "vllm").captioner
-        app = Litestar([chat.route(captioner, heartbeat=3600, body_timeout=60, longest_wait=60)], openapi_config=None)
+        app = Litestar([chat.route(captioner, heartbeat=3600, longest_wait=60)], openapi_config=None)
         admitted = middleware.Admission(app, Gate(max_requests=1, max_bytes=2**20))
         limited = middleware.Limits(admitted, LocalBooks())
         scope: Any = {

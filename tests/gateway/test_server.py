@@ -7,10 +7,10 @@ from gateway import config, listener, server
 
 def test_idle_connections_outlive_the_pools_of_clients() -> None:
     """Clients keep connections for up to 120 s; a server that closes first loses requests to a race."""
-    settings = server.settings(lambda: None, config.load(None, {}, {}))
+    loaded = config.load(None, {}, {})
 
-    assert settings.timeout_keep_alive > 120
-    assert settings.timeout_graceful_shutdown == 30
+    assert loaded.server.keep_alive > 120
+    assert server.settings(lambda: None, loaded).timeout_graceful_shutdown == 30
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])

@@ -1,0 +1,411 @@
+"""A client's connection, on a real socket: what is answered, what ends it, and what does not."""
+
+import asyncio
+import socket
+from typing import Any
+
+import pytest
+
+from gateway.errors import MalformedRequest, RequestTimeout
+from gateway.http1 import connection, exchange
+from tests.gateway.http1.served import GET, Served, answered, echo, post, refuse, serving
+
+CHUNKED = b"POST /a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+async def test_requests_are_answered_one_after_the_other() -> None:
+    """With bodies whose length is told, in chunks, and without; however the bytes are cut."""
+    async with serving(echo) as served:
+        client = await served.client()
+        whole = await client.ask(post(5) + b"hello")
+        await client.send(post(5)[:20])
+        await client.send(post(5)[20:] + b"he")
+        cut = await client.ask(b"llo")
+        chunked = await client.ask(CHUNKED + b"2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n")
+        empty = await client.ask(b"\r\n" + GET)
+
+    assert [told["body"] for _, _, told in (whole, cut, chunked, empty)] == ["hello", "hello", "hello", ""]
+    assert all("connection" not in headers for _, headers, _ in (whole, cut, chunked, empty))
+
+
+@pytest.mark.parametrize("size", [1, 70_000, 3_000_000])
+async def test_a_large_body_arrives_whole(size: int) -> None:
+    """Though its reader takes it in pieces, and reading pauses meanwhile."""
+    async with serving(echo) as served:
+        _, _, told = await (await served.client()).ask(post(size) + b"x" * size)
+
+    assert len(told["body"]) == size
+
+
+async def test_an_offered_upgrade_is_not_taken_and_its_body_is_read() -> None:
+    """As Java's HttpClient sends every request."""
+    offer = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQBAAAAAAIAAAAA\r\n"
+    async with serving(echo) as served:
+        client = await served.client()
+        for _ in range(2):
+            status, headers, told = await client.ask(post(5, offer) + b"hello")
+            assert (status, told["body"]) == (200, "hello")
+            assert "connection" not in headers
+
+
+async def test_a_client_that_waits_for_a_word_gets_it_when_its_body_is_wanted() -> None:
+    """`Expect: 100-continue`: not before, not twice, and not at all when the request is refused."""
+    async with serving(echo) as served:
+        client = await served.client()
+        await client.send(post(5, b"expect: 100-continue\r\n"))
+        assert await client.reader.readexactly(len(CONTINUE)) == CONTINUE
+        assert (await client.ask(b"hello"))[2]["body"] == "hello"
+        assert (await client.ask(post(5, b"expect: 100-continue\r\n") + b"hello"))[2]["body"] == "hello"
+    async with serving(refuse) as served:
+        status, headers, _ = await (await served.client()).ask(post(5, b"expect: 100-continue\r\n"))
+
+    assert (status, headers["connection"]) == (429, "close")
+
+
+async def test_head_has_no_body_and_http_1_0_no_chunks() -> None:
+    """What an old client cannot read is not sent to it; its answer ends with the connection."""
+
+    async def stream(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for word in (b"one", b"two"):
+            await send({"type": "http.response.body", "body": word, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    async with serving(stream) as served:
+        old = await served.ask(b"GET /a HTTP/1.0\r\n\r\n")
+        new = await served.ask(b"GET /a HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        head = await served.ask(b"HEAD /a HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+
+    assert old.endswith(b"connection: close\r\n\r\nonetwo")
+    assert new.endswith(b"transfer-encoding: chunked\r\n\r\n3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n")
+    assert head.endswith(b"connection: close\r\n\r\n")
+
+
+async def test_a_thousand_requests_at_once_on_one_connection_are_answered_in_order() -> None:
+    """One at a time; the others wait as the bytes that they are."""
+    busy = most = 0
+
+    async def counted(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal busy, most
+        busy += 1
+        most = max(most, busy)
+        await echo(scope, receive, send)
+        busy -= 1
+
+    async with serving(counted) as served:
+        client = await served.client()
+        await client.send(b"".join(b"GET /%d HTTP/1.1\r\nhost: x\r\n\r\n" % number for number in range(1000)))
+        paths = [(await client.answer())[2]["path"] for _ in range(1000)]
+
+    assert paths == [f"/{number}" for number in range(1000)]
+    assert most == 1
+
+
+async def test_more_than_a_client_may_send_ahead_is_dropped_and_the_connection_closed() -> None:
+    """What was asked first is answered, and that the rest was not is plain to see."""
+    first = asyncio.Event()
+
+    async def patient(scope: Any, receive: Any, send: Any) -> None:
+        await first.wait()
+        await echo(scope, receive, send)
+
+    async with serving(patient) as served:
+        client = await served.client()
+        await client.send(GET)
+        await client.send(GET * (connection.MOST_AHEAD // len(GET) + 1))
+        while served.state.total_requests == 0:
+            await asyncio.sleep(0.01)
+            first.set()
+        status, headers, _ = await client.answer()
+        rest = await client.rest()
+
+    assert (status, headers["connection"], rest) == (200, "close", b"")
+
+
+async def test_a_request_behind_a_chunked_body_is_not_mistaken_for_a_part_of_it() -> None:
+    """It is not answered, the connection ends, and its client asks again."""
+    async with serving(echo) as served:
+        told = await served.ask(CHUNKED + b"1\r\nx\r\n0\r\n\r\n" + post(5) + b"smugg")
+
+    assert told.count(b"HTTP/1.1 200") == 1
+    assert b"smugg" not in told
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "code"),
+    [
+        (b"hello\r\n\r\n", 400, b"malformed_request"),
+        (b"GET / HTTP/1.1\r\n\r\n", 400, b"malformed_request"),
+        (b"\x16\x03\x01\x02", 400, b"malformed_request"),
+        (post(3, b"transfer-encoding: chunked\r\n"), 400, b"malformed_request"),
+        (b"GET /" + b"a" * 10_000, 414, b"url_too_long"),
+        (GET[:-2] + b"a: b\r\n" * 200_000 + b"\r\n", 431, b"headers_too_large"),
+        (GET[:-2] + b"a: " + b"b" * 2**23, 431, b"headers_too_large"),
+    ],
+)
+async def test_what_is_no_request_is_told_so_in_openais_shape(data: bytes, status: int, code: bytes) -> None:
+    """Though the client still sends; then the connection is closed."""
+    async with serving(echo) as served:
+        told = await served.ask(data)
+
+    head, _, body = told.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    assert b"\r\nconnection: close" in head
+    assert b"\r\nx-request-id: req_" in head
+    assert b'"code":"%b"' % code in body
+
+
+@pytest.mark.parametrize("wire", [b"x\r\n", b"1\r\na" * 2, b"1;" + b"e" * 2**16, b"0\r\na: " + b"b" * 2**16])
+async def test_a_body_in_bad_chunks_is_told_to_the_application(wire: bytes) -> None:
+    """It is an error of the request's, with its id and its line in the log; so is framing that outweighs the body."""
+
+    async def told(scope: Any, receive: Any, send: Any) -> None:
+        with pytest.raises(MalformedRequest):
+            await echo(scope, receive, send)
+        await answered(send, b"bad", status=400)
+
+    async with serving(told) as served:
+        status, headers, _ = await (await served.client()).ask(CHUNKED + wire)
+
+    assert (status, headers["connection"]) == (400, "close")
+
+
+async def test_a_refused_upload_gets_its_answer_though_it_is_still_sending() -> None:
+    """A reset that overtakes the answer would make an error of the connection out of it."""
+    async with serving(refuse) as served:
+        client = await served.client()
+        sending = asyncio.ensure_future(client.send(post(20_000_000) + b"x" * 20_000_000))
+        status, headers, _ = await client.answer()
+        await sending
+        assert await client.rest() == b""
+
+    assert (status, headers["connection"]) == (429, "close")
+
+
+async def test_an_upload_that_goes_on_and_on_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only so many bytes of what nobody wants are thrown away."""
+    monkeypatch.setattr(connection, "MOST_LINGERING", 2**20)
+    async with serving(refuse) as served:
+        client = await served.client()
+        with pytest.raises(ConnectionError):
+            await client.send(post(2**30) + b"x" * 2**27)
+
+
+async def test_a_refused_request_whose_body_is_here_keeps_its_connection() -> None:
+    """To connect again for every try would cost both sides more than the refusal."""
+    async with serving(refuse) as served:
+        client = await served.client()
+        for _ in range(3):
+            status, headers, _ = await client.ask(post(5) + b"hello")
+            assert status == 429
+            assert "connection" not in headers
+
+
+async def beginning(served: Served) -> Any:
+    """A client that has sent the beginning of a head."""
+    client = await served.client()
+    await client.send(GET[:10])
+    return client
+
+
+async def test_headers_that_do_not_come_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither on a new connection nor on one that has served a request; a client that says nothing is told nothing."""
+    monkeypatch.setattr(connection, "HEAD_TIMEOUT", 0.2)
+    async with serving(echo) as served:
+        used = await served.client()
+        await used.ask(GET)
+        await used.send(GET[:10])
+        answers = await asyncio.gather((await beginning(served)).rest(), used.rest(), served.ask(b""))
+
+    assert all(told.startswith(b"HTTP/1.1 408 ") and b"request_timeout" in told for told in answers[:2])
+    assert answers[2] == b""
+
+
+async def test_headers_that_trickle_have_no_more_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time counts from the first byte, and no further byte prolongs it."""
+    monkeypatch.setattr(connection, "HEAD_TIMEOUT", 0.2)
+    async with serving(echo) as served:
+        client = await served.client()
+        answer = asyncio.ensure_future(client.answer())
+        for at in range(len(GET) - 1):
+            await client.send(GET[at : at + 1])
+            await asyncio.wait({answer}, timeout=0.05)
+            if answer.done():
+                break
+
+    assert answer.result()[0] == 408
+
+
+async def until(holds: Any) -> None:
+    """Returns when it holds."""
+    while not holds():
+        await asyncio.sleep(0.005)
+
+
+async def test_an_idle_connection_is_kept_for_its_time() -> None:
+    """Then it is closed without a word."""
+    async with serving(echo, keep_alive=0.2) as served:
+        client = await served.client()
+        begun = asyncio.get_running_loop().time()
+        await client.ask(GET)
+        assert await client.rest() == b""
+        took = asyncio.get_running_loop().time() - begun
+
+    assert took > 0.19
+
+
+async def test_a_body_that_does_not_come_is_told_to_the_application() -> None:
+    """It answers; what it had of the body is nothing to it."""
+
+    async def told(scope: Any, receive: Any, send: Any) -> None:
+        with pytest.raises(RequestTimeout, match="body did not arrive"):
+            await echo(scope, receive, send)
+        await answered(send, b"late", status=408)
+
+    async with serving(told, body_timeout=0.1) as served:
+        status, headers, _ = await (await served.client()).ask(post(5) + b"hell")
+
+    assert (status, headers["connection"]) == (408, "close")
+
+
+@pytest.mark.parametrize("leaves", [socket.SHUT_WR, None])
+async def test_a_client_that_leaves_is_told_to_the_application(leaves: int | None) -> None:
+    """Whether it says so or is just gone, and whether or not it has sent all of its body."""
+    told: list[str] = []
+
+    async def waiting(scope: Any, receive: Any, send: Any) -> None:
+        while (message := await receive())["type"] != "http.disconnect":
+            pass
+        told.append(message["type"])
+        await answered(send, b"nobody reads this")
+
+    async with serving(waiting) as served:
+        for request in (GET, post(5) + b"he"):
+            client = await served.client()
+            await client.send(request)
+            await until(lambda: bool(served.state.tasks))
+            if leaves is None:
+                client.writer.transport.abort()
+            else:
+                client.writer.write_eof()
+            await until(lambda: not served.state.tasks)
+        await until(lambda: not served.state.connections)
+
+    assert told == ["http.disconnect"] * 2
+
+
+async def test_a_client_that_takes_nothing_of_its_answer_counts_as_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would hold its place for as long as it likes; what it has not taken does not grow meanwhile."""
+    monkeypatch.setattr(connection, "LONGEST_STALL", 0.3)
+    sent = 0
+    ended = asyncio.Event()
+
+    async def endless(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal sent
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        gone = asyncio.ensure_future(departure(receive))
+        while not gone.done():
+            await send({"type": "http.response.body", "body": b"x" * 2**16, "more_body": True})
+            sent += 2**16
+            await asyncio.sleep(0)
+        ended.set()
+
+    async def departure(receive: Any) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    async with serving(endless) as served:
+        client = await served.client(limit=1)
+        await client.send(GET)
+        await ended.wait()
+
+    assert sent < 2**25
+
+
+async def test_at_the_limit_the_connection_that_was_idle_longest_makes_room() -> None:
+    """Who has a request under way keeps its place, and when all have one, the newcomer is told to come back."""
+    go = asyncio.Event()
+
+    async def patient(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/slow":
+            await go.wait()
+        await echo(scope, receive, send)
+
+    slow = b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n"
+    async with serving(patient, max_connections=2) as served:
+        first, second = await served.client(), await served.client()
+        await first.send(slow)
+        await second.ask(GET)
+        third = await served.client()
+        assert (await third.ask(GET))[0] == 200
+        assert await second.rest() == b""
+        await third.send(slow)
+        await until(lambda: len(served.state.tasks) == 2)
+        status, headers, told = await (await served.client()).answer()
+        go.set()
+        assert [(await each.answer())[0] for each in (first, third)] == [200, 200]
+
+    assert (status, headers["retry-after"], told["error"]["code"]) == (429, "1", "rate_limit_exceeded")
+
+
+async def test_at_the_end_answers_are_finished_and_connections_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Idle ones at once; who has just had an answer may be sending: that request is answered, and the last."""
+    go = asyncio.Event()
+
+    async def patient(scope: Any, receive: Any, send: Any) -> None:
+        await go.wait()
+        await echo(scope, receive, send)
+
+    async with serving(patient) as served:
+        busy = await served.client()
+        await busy.send(GET)
+        await until(lambda: bool(served.state.tasks))
+        served.shut_down()
+        go.set()
+        assert (await busy.answer())[1]["connection"] == "close"
+        assert await busy.rest() == b""
+
+        recent, begun = await served.client(), await served.client()
+        await recent.ask(GET)
+        await begun.send(GET[:10])
+        served.shut_down()
+        assert (await recent.ask(GET))[1]["connection"] == "close"
+        assert await recent.rest() == b""
+
+        monkeypatch.setattr(connection, "DRAIN_GRACE", 0)
+        idle = await served.client()
+        await idle.ask(GET)
+        served.shut_down()
+        assert await idle.rest() == b""
+
+
+async def test_what_an_application_gets_wrong_is_an_error_in_openais_shape(caplog: pytest.LogCaptureFixture) -> None:
+    """An exception, no answer, and half of one; the log says which."""
+
+    async def faulty(scope: Any, receive: Any, send: Any) -> None:
+        match scope["path"]:
+            case "/raises":
+                raise KeyError("secret")
+            case "/half":
+                await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"9")]})
+                await send({"type": "http.response.body", "body": b"half", "more_body": True})
+            case "/splits":
+                await answered_with(b"a\r\nx-injected: b")(send)
+
+    def answered_with(value: bytes) -> Any:
+        return lambda send: send({"type": "http.response.start", "status": 200, "headers": [(b"a", value)]})
+
+    async with serving(faulty) as served:
+        told = [await served.ask(GET.replace(b"/a", path)) for path in (b"/raises", b"/nothing", b"/splits", b"/half")]
+
+    assert all(each.startswith(b"HTTP/1.1 500 ") and b'"internal_error"' in each for each in told[:3])
+    assert told[3].endswith(b"half")
+    assert "KeyError" in caplog.text
+    assert b"secret" not in b"".join(told)
+    assert b"x-injected" not in b"".join(told)
+
+
+def test_every_status_has_its_line() -> None:
+    """Those that nobody has registered too."""
+    assert exchange._STATUS[499] == b"HTTP/1.1 499 \r\n"
