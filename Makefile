@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: serve test lint format redis-server clean
+.PHONY: serve test lint format docs redis-server clean
 
 serve: .venv/serve.stamp
 	$(BIN)/altgate serve
@@ -22,6 +22,10 @@ lint: .venv/test.stamp
 format: .venv/test.stamp
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
+
+# What is made from the code; a test says when it has to be made anew.
+docs: .venv/test.stamp
+	$(BIN)/python -m gateway.metrics > docs/metrics.md
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -21,10 +21,13 @@ from gateway.errors import (
     render,
 )
 from gateway.limits import Gate
+from gateway.metrics.counts import Counts
+from gateway.metrics.scrape import Scrape
+from gateway.metrics.teller import Counting, Routes
 from gateway.middleware import Admission, Attention, Authentication, Limits, Recording, access_line, record_of
 from gateway.parts import Parts
 from gateway.reload import KeyFile
-from gateway.routes import admin, chat, health, models
+from gateway.routes import admin, chat, health, metrics, models
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +44,8 @@ def create_app(config: Config, parts: Parts, key_file: KeyFile) -> ASGIApp:
     """The server as one ASGI application."""
     captioner = parts.captioner
     keyring = Keyring(config.keys)
+    gate = Gate(max_requests=config.server.max_requests, max_bytes=config.server.max_bytes_in_flight)
+    counts = Counts()
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
@@ -49,7 +54,7 @@ def create_app(config: Config, parts: Parts, key_file: KeyFile) -> ASGIApp:
                 captioner.engines[captioner.models[name].name].want()
             yield
 
-    app: ASGIApp = Litestar(
+    served = Litestar(
         route_handlers=[
             chat.route(
                 captioner,
@@ -59,6 +64,7 @@ def create_app(config: Config, parts: Parts, key_file: KeyFile) -> ASGIApp:
             *models.routes(captioner),
             *admin.routes(captioner),
             *health.routes(captioner, config.engines.preload),
+            metrics.route(Scrape(counts, parts, gate)),
         ],
         exception_handlers={Exception: respond},
         lifespan=[lifespan],
@@ -66,12 +72,12 @@ def create_app(config: Config, parts: Parts, key_file: KeyFile) -> ASGIApp:
         logging_config=None,
         openapi_config=None,
     )
-    gate = Gate(max_requests=config.server.max_requests, max_bytes=config.server.max_bytes_in_flight)
-    app = Admission(app, gate)
+    app: ASGIApp = Admission(served, gate)
     app = Limits(app, parts.books)
-    app = Authentication(app, keyring, open_paths=health.OPEN_PATHS)
+    open_paths = health.OPEN_PATHS | metrics.PATHS if config.server.metrics == "open" else health.OPEN_PATHS
+    app = Authentication(app, keyring, open_paths=open_paths)
     app = Attention(app)
-    return Recording(app, [access_line])
+    return Recording(app, [Counting(counts, Routes(route.path for route in served.routes)), access_line])
 
 
 def respond(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:

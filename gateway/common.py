@@ -25,7 +25,7 @@ class Common(Protocol):
     """Use it as an async context manager, around whatever uses it; the engines are entered by themselves.
 
     `engines` are those of this machine, by name; `shelf` is where their pictures lie; `decoders` is how many processes
-    may decode pictures at once, None for one for each processor.
+    may decode pictures at once, None for one for each processor; `link` is the way to Redis, where it has one itself.
     """
 
     books: Books
@@ -34,6 +34,7 @@ class Common(Protocol):
     engines: Mapping[str, Engine]
     shelf: Shelf
     decoders: int | None
+    link: Link | None
 
     async def __aenter__(self) -> Self: ...
 
@@ -46,10 +47,10 @@ class Alone:
     """All of it in this process, but for what Redis holds where there is one."""
 
     def __init__(self, config: Config) -> None:
-        self._link = Link(config.cache.redis) if config.cache.redis is not None else None
-        self.books: Books = SharedBooks(self._link) if self._link is not None else LocalBooks()
-        self.leases: Leases | None = RedisLeases(self._link) if self._link is not None else None
-        self.cache = cache.opened(config.cache, self._link)
+        self.link = Link(config.cache.redis) if config.cache.redis is not None else None
+        self.books: Books = SharedBooks(self.link) if self.link is not None else LocalBooks()
+        self.leases: Leases | None = RedisLeases(self.link) if self.link is not None else None
+        self.cache = cache.opened(config.cache, self.link)
         self.shelf = Shelf()
         self.decoders = None
         self._machine = Machine(config, self.shelf.folder)
@@ -57,8 +58,8 @@ class Alone:
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        if self._link is not None:
-            await self._stack.enter_async_context(self._link)
+        if self.link is not None:
+            await self._stack.enter_async_context(self.link)
         await self._stack.enter_async_context(self.books)
         await self._stack.enter_async_context(self._machine)
         return self

@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Mapping
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -45,6 +45,7 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     body_timeout: Seconds = Seconds(60)
     keep_alive: Seconds = Seconds(125)
     shutdown_timeout: Seconds = Seconds(30)
+    metrics: Literal["admin", "open"] = "admin"
 
 
 class ImagesConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -85,6 +85,7 @@ class Seat:
         self._leaving = False
         self._busy = 0
         self._line: dict[asyncio.Future[None], float] = {}
+        self._swapping_since: float | None = None
         self._expected = False
         self._awaited_since = self._awaited_until = 0.0
         self._loaded_at: float | None = None
@@ -128,6 +129,11 @@ class Seat:
     def anyone_waits(self) -> bool:
         """Whether somebody waits for a place, in line or told to come back."""
         return self._waiting_since is not None
+
+    @property
+    def in_line(self) -> int:
+        """How many requests wait in line."""
+        return len(self._line)
 
     def seen(self) -> turns.Seat:
         """How it stands now."""
@@ -186,8 +192,11 @@ class Seat:
             EngineUnavailable: it was not its turn within `wait` seconds.
         """
         called: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        is_first = not self.anyone_waits
         since = self._line[called] = time.monotonic()
         self._nudge()
+        if is_first:
+            self._swapping_since = since if self._where == "out" and not called.done() else None
         try:
             async with asyncio.timeout(wait):
                 await called
@@ -232,9 +241,15 @@ class Seat:
         where = _WHERE[self._process.state]
         if where == "loaded" and self._loaded_at is None:  # else it has died and come back, in the same turn
             self._loaded_at = self._last_used = time.monotonic()
+            self._note_swap(self._loaded_at)
         if where in ("out", "leaving"):
             self._open = False
             self._loaded_at = None
         if where == "out":
             self._leaving = False
         self._nudge()
+
+    def _note_swap(self, now: float) -> None:
+        if self._swapping_since is not None:
+            self._process.past.swaps.add(now - self._swapping_since)
+        self._swapping_since = None

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 
 class State(StrEnum):
@@ -24,6 +24,27 @@ class Health(Struct, frozen=True):
     phase: str | None = None
     progress: float | None = None
     device: str | None = None
+
+
+class Spans(Struct):
+    """How often something has been done, and how long that took together, in seconds."""
+
+    count: int = 0
+    seconds: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        """It has been done once more."""
+        self.count += 1
+        self.seconds += seconds
+
+
+class Past(Struct):
+    """What a child has been through since we know it. `swaps` are loads that others had to make room for."""
+
+    loads: Spans = field(default_factory=Spans)
+    wakings: Spans = field(default_factory=Spans)
+    swaps: Spans = field(default_factory=Spans)
+    restarts: int = 0
 
 
 Probe = Callable[[], Awaitable[Health | None]]

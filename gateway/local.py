@@ -67,7 +67,7 @@ class LocalEngine:
             nap=Nap(self._sleep, self._wake) if sleeps else None,
             obstacle=obstacle,
         )
-        self._seat = fleet.seat(self.process)
+        self.seat = fleet.seat(self.process)
 
     async def __aenter__(self) -> Self:
         await self._line.__aenter__()
@@ -99,7 +99,7 @@ class LocalEngine:
     def want(self) -> None:
         """Loads it in the background, as soon as there is a place, and after a start that failed again."""
         if self._loading is None:
-            self._loading = asyncio.create_task(self._seat.preload(self._start_timeout))
+            self._loading = asyncio.create_task(self.seat.preload(self._start_timeout))
 
     async def complete(self, ask: Ask, *, wait: float | None = None) -> wire.ChatCompletion:
         """A whole answer.
@@ -126,7 +126,7 @@ class LocalEngine:
         Raises:
             EngineUnavailable: it could not start, or it was not its turn or not ready within `wait` seconds.
         """
-        async with self._seat.taken(wait):
+        async with self.seat.taken(wait):
             visit, since = Visit(), time.monotonic()
             try:
                 yield visit

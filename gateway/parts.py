@@ -26,20 +26,20 @@ class Parts:
     """
 
     def __init__(self, config: Config, *, port: int | None = None, common: Common | None = None) -> None:
-        self._common = common or Alone(config)
-        self.books = self._common.books
+        self.common = common or Alone(config)
+        self.books = self.common.books
         for kind in installed.missing(config.images.formats):
             log.warning("'images.formats' names '%s', but its decoder is not installed: altgate[%s]", kind, kind)
         self._fetcher = Fetcher(config.images, own_port=port)
-        self._ingest = Ingest(self._fetcher, config.images, workers=self._common.decoders, shelf=self._common.shelf)
-        self._engines = _engines(config, self._common.engines)
+        self.ingest = Ingest(self._fetcher, config.images, workers=self.common.decoders, shelf=self.common.shelf)
+        self._engines = _engines(config, self.common.engines)
         self.captioner = Captioner(
             models=routing.table(config.models),
             presets=prompts.load(),
-            ingest=self._ingest,
+            ingest=self.ingest,
             engines=self._engines,
-            cache=self._common.cache,
-            leases=self._common.leases,
+            cache=self.common.cache,
+            leases=self.common.leases,
             cold_start_wait=config.engines.cold_start_wait,
             share_across_teams=config.cache.share_across_teams,
         )
@@ -48,9 +48,9 @@ class Parts:
     async def running(self) -> AsyncIterator[Captioner]:
         """The captioner with all its parts running, and none of them when the context ends."""
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(self._common)
+            await stack.enter_async_context(self.common)
             await stack.enter_async_context(self._fetcher)
-            await stack.enter_async_context(self._ingest)
+            await stack.enter_async_context(self.ingest)
             await stack.enter_async_context(all_running(self._engines.values()))
             yield self.captioner
 

@@ -23,7 +23,7 @@ from typing import Self
 from gateway.backoff import Backoff
 from gateway.child import Child
 from gateway.errors import LONGEST_RETRY, EngineUnavailable
-from gateway.life import Health, Nap, Probe, State
+from gateway.life import Health, Nap, Past, Probe, State
 from gateway.output import Output
 
 log = logging.getLogger(__name__)
@@ -77,6 +77,7 @@ class Process:
         self.load_seconds: float | None = None
         self.wake_seconds: float | None = None
         self.failed_starts = 0
+        self.past = Past()
         self.restarting = False  # by itself, after a death
         self.longest_nap: float | None = None  # seconds; then a child that sleeps is ended
         self.on_change: Callable[[], None] = lambda: None
@@ -221,6 +222,7 @@ class Process:
             if became_ready:
                 ready_at = time.monotonic()
                 self.load_seconds = ready_at - self._load_began
+                self.past.loads.add(self.load_seconds)
                 progress.info("%s: ready after %.1f s", self.name, self.load_seconds)
                 await self._turn(State.READY)
                 await self._serve(child)
@@ -314,6 +316,7 @@ class Process:
         async with asyncio.timeout(NAP_PATIENCE):
             await nap.wake()
         self.wake_seconds = time.monotonic() - self._load_began
+        self.past.wakings.add(self.wake_seconds)
         progress.info("%s: awake after %.1f s", self.name, self.wake_seconds)
         await self._turn(State.READY)
 
@@ -335,6 +338,7 @@ class Process:
         self.health = Health(ready=False)
         if self._wanted.is_set():
             self.restarting = True
+            self.past.restarts += 1
             await self._turn(State.STARTING)
             await self._pause_after_death()
         if not self._wanted.is_set():

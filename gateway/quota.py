@@ -2,12 +2,12 @@
 
 import time
 import uuid
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from math import ceil
 from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import Literal, Protocol, Self, get_args
 
 from msgspec import Struct
 
@@ -36,8 +36,18 @@ class Outcome(Struct, frozen=True):
     refused: Reason | None = None
 
 
+def none_refused() -> Counter[Reason]:
+    """Each limit, by which nothing was refused yet."""
+    return Counter(dict.fromkeys(get_args(Reason), 0))
+
+
 class Books(Protocol):
-    """Where it is written down what each key has used. They work inside their context."""
+    """Where it is written down what each key has used. They work inside their context.
+
+    `refused` counts what was refused for each limit.
+    """
+
+    refused: Counter[Reason]
 
     async def __aenter__(self) -> Self: ...
 
@@ -58,6 +68,7 @@ class LocalBooks:
     """The books of one process. `clock` gives whole microseconds."""
 
     def __init__(self, clock: Callable[[], int] = lambda: time.monotonic_ns() // 1000) -> None:
+        self.refused = none_refused()
         self._clock = clock
         self._full_at: dict[tuple[str, Reason], int] = {}
         self._places: defaultdict[str, set[str]] = defaultdict(set)
@@ -186,6 +197,8 @@ class Allowance:
 
     async def _take(self, wanted: Wanted) -> None:
         self._last = await self._books.take(self._caller, wanted)
+        if self._last.refused is not None:
+            self._books.refused[self._last.refused] += 1
         match self._last.refused:
             case "concurrent":
                 most = _several(self._caller.concurrent or 0, "request")

@@ -82,7 +82,7 @@ class RemoteEngine:
     def __init__(self, model: Model, *, environ: Mapping[str, str], request_timeout: float) -> None:
         self.name = model.name
         self._source = model.source
-        self._replicas = [Replica(url) for url in model.urls]
+        self.replicas = [Replica(url) for url in model.urls]
         self._request_timeout = request_timeout
         self._obstacle = inventory.obstacle(model, environ)
         self._key = environ.get(model.api_key_env or "", "").strip()
@@ -117,7 +117,7 @@ class RemoteEngine:
     def status(self) -> Status:
         """Ready when a replica can be used, starting until the first has been probed."""
         now = time.monotonic()
-        usable = [replica for replica in self._replicas if replica.usable(now)]
+        usable = [replica for replica in self.replicas if replica.usable(now)]
         if self._obstacle is not None or not usable:
             return Status(State.FAILED, reason=self._obstacle or self._troubles())
         proven = any(replica.probed for replica in usable)
@@ -125,7 +125,7 @@ class RemoteEngine:
 
     def want(self) -> None:
         """Probes every replica now."""
-        for replica in self._replicas:
+        for replica in self.replicas:
             replica.doubted.set()
 
     async def complete(self, ask: Ask, *, wait: float | None = None) -> wire.ChatCompletion:  # noqa: ARG002 - nothing is loaded here
@@ -232,20 +232,20 @@ class RemoteEngine:
     def _usable(self) -> dict[int, int]:
         """The requests under way at each replica that can be used, by its place."""
         now = time.monotonic()
-        return {at: replica.in_flight for at, replica in enumerate(self._replicas) if replica.usable(now)}
+        return {at: replica.in_flight for at, replica in enumerate(self.replicas) if replica.usable(now)}
 
     def _pick(self, rather_not: Replica | None = None) -> Replica | None:
         usable = self._usable()
-        others = {at: in_flight for at, in_flight in usable.items() if self._replicas[at] is not rather_not}
+        others = {at: in_flight for at, in_flight in usable.items() if self.replicas[at] is not rather_not}
         chosen = choose(others or usable, self._last)
         if chosen is None:
             return None
         self._last = chosen
-        return self._replicas[chosen]
+        return self.replicas[chosen]
 
     def _troubles(self) -> str:
         """Why no replica can be used, for clients: no host is named."""
-        causes = sorted({replica.trouble or "too many failures" for replica in self._replicas})
+        causes = sorted({replica.trouble or "too many failures" for replica in self.replicas})
         return f"none of its servers can be used now ({', '.join(causes)})"
 
     def _unavailable(self) -> EngineUnavailable:
@@ -253,7 +253,7 @@ class RemoteEngine:
             error = EngineUnavailable(f"The model '{self.name}' cannot be served: {self._obstacle}.")
             error.heals = False
             return error
-        left = min(replica.usable_at() for replica in self._replicas) - time.monotonic()
+        left = min(replica.usable_at() for replica in self.replicas) - time.monotonic()
         return EngineUnavailable(
             f"The model '{self.name}' cannot be served: {self._troubles()}. They are looked at again and again, so try "
             "again soon; if it stays so, have them mended.",
@@ -262,7 +262,7 @@ class RemoteEngine:
 
     async def _watch(self) -> None:
         async with asyncio.TaskGroup() as group:
-            for replica in self._replicas:
+            for replica in self.replicas:
                 group.create_task(self._keep_probing(replica))
 
     async def _keep_probing(self, replica: Replica) -> None:

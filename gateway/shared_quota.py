@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from gateway.auth import Caller
 from gateway.bucket import Bucket
-from gateway.quota import LocalBooks, Outcome, Reason, Wanted
+from gateway.quota import LocalBooks, Outcome, Reason, Wanted, none_refused
 from gateway.redis import Link, Unanswered
 
 LEASE = 30.0  # seconds: a gateway that was killed keeps its places for so long
@@ -67,6 +67,7 @@ class SharedBooks:
 
     def __init__(self, link: Link) -> None:
         self._link = link
+        self.refused = none_refused()
         self._local = LocalBooks()
         self._left: deque[tuple[float, str, str]] = deque()  # places that Redis may still hold, and until when
         self._tasks: list[asyncio.Task[None]] = []

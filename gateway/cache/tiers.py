@@ -38,6 +38,11 @@ class Cache:
         behind = f", and {self._shared.description}" if self._shared is not None else ""
         return f"{self._memory.description}{behind}"
 
+    @property
+    def in_memory(self) -> wire.Amount:
+        """What this process holds."""
+        return self._memory.amount
+
     async def get(self, key: str) -> Stored | None:
         """The answer under a key, None when there is none that can be used."""
         near = self._memory.get(key)

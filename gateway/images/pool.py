@@ -82,6 +82,7 @@ class Pool:
         self._places = asyncio.Semaphore(at_work)
         self._quarantine = Quarantine()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self.lost = 0  # workers that died over a picture, or were too slow with it
 
     async def __aenter__(self) -> "Pool":
         await self._staff.__aenter__()
@@ -114,6 +115,11 @@ class Pool:
             asyncio.get_running_loop().call_later(LINGER, work.cancel)
             work.add_done_callback(_ignored)
             raise
+
+    @property
+    def in_line(self) -> int:
+        """How many pictures are at work or wait for it."""
+        return len(self._tasks)
 
     async def is_filtered(self) -> bool:
         """Whether the kernel filters the workers' system calls, once one of them is ready."""
@@ -156,6 +162,7 @@ class Pool:
             return await self._answer(await self._given(wanted, digest, encoded, result), wanted)
         except (DecoderDied, TimeoutError) as error:
             self._quarantine.strike(digest, time.monotonic())
+            self.lost += 1
             reason: Reason = "time" if isinstance(error, TimeoutError) else "damaged"
             log.warning("a worker is lost over picture %s (%s): %s", digest[:_SHOWN], reason, error or "too slow")
             raise NotDecoded(reason) from None

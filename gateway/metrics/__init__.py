@@ -1,0 +1,1 @@
+"""Metrics: `declared.py` has every one of them, `counts.py` the numbers, `exposition.py` what Prometheus reads."""
