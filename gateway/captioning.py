@@ -17,7 +17,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway import asked, completion, promises, routing, wire
-from gateway.auth import ANONYMOUS, Caller
+from gateway.auth import Caller
 from gateway.cache import Cache, Stored, key
 from gateway.catalogue import Model
 from gateway.directives import NO_DIRECTIVES, Directives
@@ -91,13 +91,15 @@ class Captioner:
     async def prepare(
         self,
         request: ChatRequest,
+        caller: Caller,
         directives: Directives = NO_DIRECTIVES,
-        caller: Caller = ANONYMOUS,
         *,
         hold: Callable[[int], None] | None = None,
         record: Record | None = None,
     ) -> Job:
-        """Everything up to the engine. `hold` is told how many bytes of pictures were fetched; it may refuse them.
+        """Everything up to the engine, for that caller, whose team finds the answer again and nobody else.
+
+        `hold` is told how many bytes of pictures were fetched; it may refuse them.
 
         `record` is told what becomes known.
 
@@ -272,8 +274,7 @@ class Captioner:
                 promises.ensure_kept(job.asked, choices)
         seconds = time.monotonic() - started
         if job.key is not None and promises.is_complete(choices) and promises.are_kept(job.asked, choices):
-            digests = [picture.digest for picture in job.pictures]
-            self.cache.keep(job.key, choices, usage, model=job.model.name, pictures=digests, seconds=seconds)
+            self.cache.keep(job.key, choices, usage, seconds=seconds)
         return Made(choices=choices, usage=usage, seconds=seconds)
 
     async def _question(self, job: Job, in_pieces: bool, flight: Flight, lease: Lease) -> ChatRequest:

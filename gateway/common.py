@@ -16,8 +16,7 @@ from gateway.images.shelf import Shelf
 from gateway.leases import Leases
 from gateway.machine import Machine
 from gateway.quota import Books, LocalBooks
-from gateway.redis import Leases as RedisLeases
-from gateway.redis import Link
+from gateway.redis import Link, RedisLeases
 from gateway.shared_quota import SharedBooks
 
 

@@ -7,6 +7,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from http import HTTPStatus
 from typing import Any
 
 from litestar.connection import ASGIConnection
@@ -21,7 +22,6 @@ from gateway.errors import (
     ForeignOrigin,
     GatewayError,
     InvalidKey,
-    LimitReached,
     UnsupportedMediaType,
     render,
 )
@@ -184,14 +184,17 @@ def admin_only(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandl
 
 
 class Limits:
-    """Keeps each key to its own limits and tells it in headers how they stand. Every POST counts, nothing else does."""
+    """Tells a key in headers how its own limits stand, and gives back the place that its request took: `allowance_of`.
+
+    What is charged, the route decides.
+    """
 
     def __init__(self, app: ASGIApp, books: Books) -> None:
         self._app = app
         self._books = books
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Charges the request, and holds its place for as long as it takes."""
+        """Stamps the answer's headers; when it has ended, so has the request's place."""
         if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return
@@ -199,6 +202,8 @@ class Limits:
 
         async def told(message: Message) -> None:
             if message["type"] == "http.response.start":
+                if message["status"] != HTTPStatus.TOO_MANY_REQUESTS:  # who is turned away is so without delay
+                    await allowance.settle()
                 standing = [(name.encode(), value.encode()) for name, value in allowance.headers().items()]
                 message["headers"] = [*message.get("headers", []), *standing]
             elif message["type"] == "http.response.body" and not message.get("more_body"):
@@ -206,10 +211,9 @@ class Limits:
             await send(message)
 
         try:
-            async with allowance.admitted(counts=scope["method"] == "POST"):
-                await self._app(scope, receive, told)
-        except LimitReached as error:
-            await _send(error, scope, told)
+            await self._app(scope, receive, told)
+        finally:
+            await allowance.leave()
 
 
 def allowance_of(scope: Scope) -> Allowance:

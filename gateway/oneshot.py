@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from gateway import routing, wire
+from gateway.auth import ANONYMOUS
 from gateway.captioning import Captioner
 from gateway.config import Config
 from gateway.errors import GatewayError
@@ -52,7 +53,7 @@ async def _caption(captioner: Captioner, config: Config, model: str, source: str
             route = routing.choose(model, captioner.models, captioner.presets)
             url = await asyncio.to_thread(_url, source, config.images.max_bytes)
             task = PRESET if route.preset is None else None
-            job = await captioner.prepare(_request(model, url, task))
+            job = await captioner.prepare(_request(model, url, task), ANONYMOUS)
             answer = await captioner.answer(job)
         except (GatewayError, OSError) as error:
             return Caption(_shown(source), model, error=_sentence(error))

@@ -3,8 +3,7 @@
 import time
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
 from math import ceil
 from types import TracebackType
 from typing import Literal, Protocol, Self, get_args
@@ -59,8 +58,8 @@ class Books(Protocol):
         """Takes all that is wanted, or nothing; never waits for long."""
         ...
 
-    async def leave(self, caller: Caller, place: str) -> None:
-        """Gives a place back; never waits for long."""
+    async def give_back(self, caller: Caller, taken: Wanted) -> None:
+        """Gives back what was taken: a place, or what is not to be charged after all; never waits for long."""
         ...
 
 
@@ -83,15 +82,19 @@ class LocalBooks:
 
     async def take(self, caller: Caller, wanted: Wanted) -> Outcome:
         """Takes all that is wanted, or nothing."""
+        outcome = self.outcome(caller, wanted)
+        self.note(caller, wanted, outcome)
+        return outcome
+
+    def outcome(self, caller: Caller, wanted: Wanted) -> Outcome:
+        """What would come of taking it now; nothing is written down."""
         requests = self._bucket(caller, "requests", caller.requests_per_minute)
         pictures = self._bucket(caller, "pictures", caller.pictures_per_minute)
         refused = self._refused(caller, wanted, requests, pictures)
         if refused is None:
             requests = requests and requests.without(wanted.requests)
             pictures = pictures and pictures.without(wanted.pictures)
-        outcome = Outcome(requests, pictures, refused)
-        self.note(caller, wanted, outcome)
-        return outcome
+        return Outcome(requests, pictures, refused)
 
     def note(self, caller: Caller, wanted: Wanted, outcome: Outcome) -> None:
         """Writes down what came of it, here or elsewhere; what was taken before stays taken."""
@@ -107,9 +110,17 @@ class LocalBooks:
         if wanted.place is not None and outcome.refused is None:
             self._places[caller.key_id].add(wanted.place)
 
-    async def leave(self, caller: Caller, place: str) -> None:
-        """Gives a place back."""
-        self._places[caller.key_id].discard(place)
+    async def give_back(self, caller: Caller, taken: Wanted) -> None:
+        """Gives back what was taken."""
+        kinds: tuple[tuple[Reason, int | None, int], ...] = (
+            ("requests", caller.requests_per_minute, taken.requests),
+            ("pictures", caller.pictures_per_minute, taken.pictures),
+        )
+        for kind, limit, count in kinds:
+            if limit is not None and (caller.key_id, kind) in self._full_at:
+                self._full_at[caller.key_id, kind] -= count * Bucket(limit).interval
+        if taken.place is not None:
+            self._places[caller.key_id].discard(taken.place)
 
     def under_way(self) -> Mapping[str, frozenset[str]]:
         """The places that are held, by the name of the key."""
@@ -139,31 +150,30 @@ class Allowance:
     def __init__(self, caller: Caller, books: Books) -> None:
         self._caller = caller
         self._books = books
-        self._last = Outcome(None, None)
+        self._last: Outcome | None = None
         self._place: str | None = None
+        self._requests = self._pictures = 0
 
-    @asynccontextmanager
-    async def admitted(self, *, counts: bool) -> AsyncIterator[None]:
-        """A place among the requests of the key; one that `counts` is charged, others only learn how things stand.
+    async def begin(self) -> None:
+        """Charges a request, and gives it a place among those of the key; `leave` has to be called in any case.
 
         Raises:
             LimitReached: the key has too many requests under way, or has made too many.
         """
-        if not self._limited:
-            yield
-            return
-        self._place = uuid.uuid4().hex if counts and self._caller.concurrent is not None else None
-        try:
-            await self._take(Wanted(requests=int(counts), place=self._place))
-            yield
-        finally:
-            await self.leave()
+        if self._is_limited:
+            self._place = uuid.uuid4().hex if self._caller.concurrent is not None else None
+            try:
+                await self._take(Wanted(requests=1, place=self._place))
+            except LimitReached:
+                self._place = None
+                raise
+            self._requests = 1
 
     async def leave(self) -> None:
         """Gives the place back: before the last byte is sent, for whoever has an answer may ask again at once."""
         place, self._place = self._place, None
         if place is not None:
-            await self._books.leave(self._caller, place)
+            await self._books.give_back(self._caller, Wanted(place=place))
 
     async def take_pictures(self, count: int) -> None:
         """Charges the pictures of the request.
@@ -173,10 +183,25 @@ class Allowance:
         """
         if count and self._caller.pictures_per_minute is not None:
             await self._take(Wanted(pictures=count))
+            self._pictures = count
+
+    async def waive(self) -> None:
+        """Takes the charge back: nothing was done for the request, and not for a fault of its own."""
+        charged = Wanted(requests=self._requests, pictures=self._pictures)
+        self._requests = self._pictures = 0
+        if charged != Wanted():
+            await self._books.give_back(self._caller, charged)
+            self._last = None
+
+    async def settle(self) -> None:
+        """Learns how things stand, for the headers, where that is not known yet."""
+        if self._last is None and self._is_limited:
+            self._last = await self._books.take(self._caller, Wanted())
 
     def headers(self) -> Mapping[str, str]:
-        """How the key's limits stand, in OpenAI's headers; none without limits."""
-        kinds = (("requests", self._last.requests), ("pictures", self._last.pictures))
+        """How the key's limits stand, in OpenAI's headers; none without limits, or while that is not settled."""
+        last = self._last or Outcome(None, None)
+        kinds = (("requests", last.requests), ("pictures", last.pictures))
         return {
             f"x-ratelimit-{name}-{kind}": value
             for kind, left in kinds
@@ -189,25 +214,25 @@ class Allowance:
         }
 
     @property
-    def _limited(self) -> bool:
+    def _is_limited(self) -> bool:
         caller = self._caller
         return any(
             limit is not None for limit in (caller.requests_per_minute, caller.pictures_per_minute, caller.concurrent)
         )
 
     async def _take(self, wanted: Wanted) -> None:
-        self._last = await self._books.take(self._caller, wanted)
-        if self._last.refused is not None:
-            self._books.refused[self._last.refused] += 1
-        match self._last.refused:
+        self._last = last = await self._books.take(self._caller, wanted)
+        if last.refused is not None:
+            self._books.refused[last.refused] += 1
+        match last.refused:
             case "concurrent":
                 most = _several(self._caller.concurrent or 0, "request")
                 sentence = f"This key may have {most} under way at once. Wait until one ends."
                 raise LimitReached(sentence, retry_after=BUSY_RETRY)
             case "requests":
-                raise _used_up("request", self._last.requests, wanted.requests)
+                raise _used_up("request", last.requests, wanted.requests)
             case "pictures":
-                raise _used_up("picture", self._last.pictures, wanted.pictures)
+                raise _used_up("picture", last.pictures, wanted.pictures)
 
 
 def _used_up(what: str, left: Bucket | None, count: int) -> LimitReached:

@@ -7,14 +7,15 @@ said last is written in them, so nobody starts anew.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
 from gateway.auth import Caller
 from gateway.bucket import Bucket
 from gateway.quota import LocalBooks, Outcome, Reason, Wanted, none_refused
-from gateway.redis import Link, Unanswered
+from gateway.redis import Link
+from gateway.shared import Unanswered
 
 LEASE = 30.0  # seconds: a gateway that was killed keeps its places for so long
 RENEW_EVERY = 10.0  # seconds
@@ -54,6 +55,22 @@ if refused == 0 then
 end
 return {refused, debt[1], debt[2]}
 """
+_GIVE_BACK = """
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+for i = 1, 2 do
+  local cost, full = tonumber(ARGV[i]), tonumber(ARGV[i]) > 0 and tonumber(redis.call('GET', KEYS[i]))
+  if full and full - now <= 60000000 then
+    full = full - cost
+    if full > now then
+      redis.call('SET', KEYS[i], string.format('%.0f', full), 'PX', math.ceil((full - now) / 1000))
+    else
+      redis.call('DEL', KEYS[i])
+    end
+  end
+end
+if ARGV[3] ~= '' then redis.call('ZREM', KEYS[3], ARGV[3]) end
+"""
 _RENEW = """
 local time = redis.call('TIME')
 for i = 2, #ARGV do redis.call('ZADD', KEYS[1], time[1] * 1000000 + time[2] + ARGV[1], ARGV[i]) end
@@ -84,7 +101,13 @@ class SharedBooks:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def take(self, caller: Caller, wanted: Wanted) -> Outcome:
-        """Takes all that is wanted, or nothing."""
+        """Takes all that is wanted, or nothing.
+
+        What is written here is what this gateway took itself and what Redis said: where that refuses, Redis would too.
+        """
+        outcome = self._local.outcome(caller, wanted)
+        if outcome.refused is not None:
+            return outcome
         requests, pictures = _full(caller.requests_per_minute), _full(caller.pictures_per_minute)
         arguments = [
             *_cost(requests, wanted.requests),
@@ -94,7 +117,7 @@ class SharedBooks:
             round(LEASE * MICROSECONDS),
         ]
         try:
-            answer = await self._link.ask(lambda redis: redis.eval(_TAKE, 3, *_names(caller), *arguments))
+            answer = await self._link.ask_together(lambda redis: redis.eval(_TAKE, 3, *_names(caller), *arguments))
             refused, *debts = answer
             outcome = Outcome(_owing(requests, debts[0]), _owing(pictures, debts[1]), _REFUSED[refused])
         except (Unanswered, TypeError, ValueError, LookupError):  # of the last three, what is no answer of our script
@@ -102,17 +125,28 @@ class SharedBooks:
         self._local.note(caller, wanted, outcome)
         return outcome
 
-    async def leave(self, caller: Caller, place: str) -> None:
-        """Gives a place back. When Redis does not learn of it, the place's lease ends it."""
-        await self._local.leave(caller, place)
-        await self._remove(_places(caller.key_id), [place])
-
-    async def _remove(self, name: str, places: Iterable[str]) -> None:
+    async def give_back(self, caller: Caller, taken: Wanted) -> None:
+        """Gives back what was taken. Of a place Redis learns later, or its lease ends it; the rest fills up again."""
+        await self._local.give_back(caller, taken)
+        arguments = [
+            _cost(_full(caller.requests_per_minute), taken.requests)[0],
+            _cost(_full(caller.pictures_per_minute), taken.pictures)[0],
+            taken.place or "",
+        ]
         try:
-            await self._link.ask(lambda redis: redis.zrem(name, *places))
+            await self._link.ask_together(lambda redis: redis.eval(_GIVE_BACK, 3, *_names(caller), *arguments))
         except Unanswered:
-            ends = time.monotonic() + LEASE
-            self._left.extend((ends, name, place) for place in places)
+            self._note_left(_places(caller.key_id), [] if taken.place is None else [taken.place])
+
+    async def _remove(self, name: str, places: Sequence[str]) -> None:
+        try:
+            await self._link.ask_together(lambda redis: redis.zrem(name, *places))
+        except Unanswered:
+            self._note_left(name, places)
+
+    def _note_left(self, name: str, places: Sequence[str]) -> None:
+        ends = time.monotonic() + LEASE
+        self._left.extend((ends, name, place) for place in places)
 
     async def _tidy(self) -> None:
         """Gives back what Redis could not be told of at the time, unless its lease has ended by itself."""
@@ -138,7 +172,7 @@ class SharedBooks:
         except Unanswered:
             return
         if gone := places - self._local.under_way().get(key_id, frozenset()):  # given back meanwhile
-            await self._remove(name, gone)
+            await self._remove(name, [*gone])
 
 
 def _names(caller: Caller) -> tuple[str, str, str]:

@@ -2,7 +2,8 @@
 
 A key covers everything that shapes an answer: whatever field a request or a model may get in future is in it, unless
 `NOT_IN_KEY` says why it is not. Pictures stand in it by the digest of their bytes, so base64 and URL of one picture are
-one. Whose the answer is stands before the digest, and nothing that a client sends can reach it.
+one. Before the digest of all this stand whose the answer is, which nothing that a client sends can reach, the model and
+the pictures: so what is to be removed is found by its key alone, and no list has to be kept.
 """
 
 import hashlib
@@ -12,11 +13,13 @@ from typing import Any
 from urllib.parse import quote
 
 import msgspec
+from msgspec import Struct
 
 from gateway import __version__, wire
 from gateway.catalogue import Model
 
-VERSION = 2
+VERSION = 3
+SHORT = 32  # hex digits: of a digest, what nobody meets by chance
 NOT_IN_KEY = {
     "stream": "an answer is the same words, whole or streamed",
     "stream_options": "it says what the stream carries, not what the answer is",
@@ -33,12 +36,12 @@ NOT_IN_KEY = {
 def key(
     scope: str, request: wire.ChatRequest, *, model: Model, digests: Sequence[str], prompt: str, pipeline: str
 ) -> str:
-    """The key of a request: its scope, a colon, a digest.
+    """The key of a request: its scope, its model, its pictures and a digest of everything, with colons between them.
 
     Args:
         scope: whose the answer is, a team's name; nobody else finds it.
         request: what the engine will be asked, in closed types.
-        model: the model that will be asked. Its names are not in the key, its source and options are.
+        model: the model that will be asked. Its other names are not in the key, its source and options are.
         digests: the pictures' digests, in order.
         prompt: the digest of the preset's file, empty without one.
         pipeline: names our own processing of pictures.
@@ -52,12 +55,34 @@ def key(
     digest = hashlib.sha256()
     for piece in canonical([VERSION, __version__, pipeline, prompt, loaded, turns, fields]):
         digest.update(piece)
-    return f"{scoped(scope)}:{digest.hexdigest()}"
+    return ":".join([scoped(scope), scoped(model.name), ".".join(map(short, digests)), digest.hexdigest()])
 
 
-def scoped(scope: str) -> str:
-    """How a scope is written in a key: whatever its name, without a colon and what patterns or Redis give a meaning."""
-    return quote(scope, safe="")
+class Parts(Struct, frozen=True):
+    """What a key says: scope and model as `scoped` writes them, pictures as `short` does, the digest in full."""
+
+    scope: str
+    model: str
+    pictures: list[str]
+    digest: str
+
+
+def read(key: str) -> Parts | None:
+    """What a key says, None of one that is not ours."""
+    match key.split(":"):
+        case [scope, model, pictures, digest]:
+            return Parts(scope, model, pictures.split("."), digest)
+    return None
+
+
+def scoped(name: str) -> str:
+    """How a name is written in a key: whatever it is, without a colon and what patterns or Redis give a meaning."""
+    return quote(name, safe="")
+
+
+def short(digest: str) -> str:
+    """How a picture's digest is written in a key."""
+    return digest[:SHORT]
 
 
 def canonical(value: Any) -> Iterator[bytes]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from gateway.cache.selection import Selection
-from gateway.cache.stored import Stored, encode, read, read_label
+from gateway.cache.stored import Stored, encode, read
 from gateway.wire import Amount
 
 AT_ONCE = 200  # answers that are looked through before others have their turn
@@ -75,8 +75,7 @@ class MemoryStore:
         """Forgets the answers that are meant."""
         entries = size = 0
         for turn, (key, entry) in enumerate([*self._entries.items()], 1):
-            label = read_label(entry.data)
-            if label is not None and selection.holds(label) and self._entries.get(key) is entry:
+            if selection.holds(key) and self._entries.get(key) is entry:
                 self.drop(key)
                 entries, size = entries + 1, size + len(entry.data)
             if turn % AT_ONCE == 0:

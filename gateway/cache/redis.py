@@ -2,25 +2,31 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
-from functools import partial
+from operator import methodcaller
 
 from gateway.cache.key import VERSION
 from gateway.cache.selection import Selection
-from gateway.cache.stored import MAX_VALUE, Stored, encode, read, read_label
-from gateway.redis import Link, Unanswered
+from gateway.cache.stored import MAX_VALUE, Stored, encode, read
+from gateway.redis import Link
+from gateway.shared import Unanswered
 from gateway.wire import Amount
 
 PREFIX = f"altgate:answer:v{VERSION}:"
-LOOK_THROUGH = 10.0  # seconds that looking through all answers may take
-SCANNED = 500  # names that Redis looks at in one go
-AT_ONCE = 8  # of the link's connections; the rest is left to requests
+LOOK_THROUGH = 30.0  # seconds that looking through all names may take
+SCANNED = 2000  # names that Redis looks at in one go
+AT_ONCE = 250  # answers that are removed, or whose size is asked for, in one go
 BATCH_PATIENCE = 1.0  # seconds
 
 
+def name(key: str) -> str:
+    """What an answer is called in Redis. In a cluster, what stands in braces says on which node it is."""
+    return f"{PREFIX}{{{key}}}"
+
+
 class RedisStore:
-    """Every key begins with `PREFIX` and has a time to live. Works with one Redis and with a cluster."""
+    """Every name begins with `PREFIX` and has a time to live. Works with one Redis and with a cluster."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
@@ -37,57 +43,70 @@ class RedisStore:
             Unanswered: Redis did not say.
         """
         # Not GET: a value that is not ours may be of any size.
-        data = await self._link.ask(lambda redis: redis.getrange(PREFIX + key, 0, MAX_VALUE))
+        data = await self._link.ask(lambda redis: redis.getrange(name(key), 0, MAX_VALUE))
         return read(data, key, time.time()) if isinstance(data, bytes) else None
 
     def put(self, value: Stored) -> None:
         """Queues an answer to be written."""
         data, left = encode(value), round((value.expires - time.time()) * 1000)
         if len(data) <= MAX_VALUE and left > 0:
-            self._link.tell(lambda redis: redis.set(PREFIX + value.key, data, px=left))
+            self._link.tell(lambda redis: redis.set(name(value.key), data, px=left), size=len(data))
 
     async def count(self) -> Amount:
         """What all gateways keep here."""
-        return await self._through(Selection(), self._size)
+        return await self._through(Selection(), removing=False)
 
     async def remove(self, selection: Selection) -> Amount:
         """Removes the answers that are meant, and nothing else."""
         with suppress(TimeoutError):
             async with asyncio.timeout(BATCH_PATIENCE):
                 await self._link.told()
-        return await self._through(selection, partial(self._removed, selection))
+        return await self._through(selection, removing=True)
 
-    async def _through(self, selection: Selection, work: Callable[[bytes], Awaitable[int]]) -> Amount:
-        """Does the work on every key that can be meant, and adds up the bytes that it tells; 0 is one not meant."""
+    async def _through(self, selection: Selection, *, removing: bool) -> Amount:
+        """Counts the answers that are meant, and removes them if told to."""
         entries = size = 0
         with suppress(Unanswered, TimeoutError):
             async with asyncio.timeout(LOOK_THROUGH):
-                async for names in self._names(selection.beginning):
-                    sizes = await asyncio.gather(*map(work, names))
-                    entries, size = entries + sum(map(bool, sizes)), size + sum(sizes)
+                async for names in self._names(selection):
+                    sizes = await self._removed(names) if removing else await self._sizes(names)
+                    entries, size = entries + len(sizes), size + sum(sizes)
                 return Amount(entries=entries, bytes=size)
         return Amount(entries=entries, bytes=size, complete=False)
 
-    async def _names(self, beginning: str) -> AsyncIterator[list[bytes]]:
-        """The names of the keys that begin so, some at a time."""
+    async def _sizes(self, names: Sequence[bytes]) -> list[int]:
+        """The bytes of those answers; 0 for what lies there under an answer's name and is none."""
+        lengths = await self._link.ask_all([methodcaller("strlen", each) for each in names], patience=BATCH_PATIENCE)
+        return [length if isinstance(length, int) else 0 for length in lengths]
 
+    async def _removed(self, names: Sequence[bytes]) -> list[int]:
+        """The bytes of those of the answers that were there, and are gone now.
+
+        Raises:
+            Unanswered: Redis refuses.
+        """
+        sizes = await self._sizes(names)
+        gone = await self._link.ask_all(
+            [methodcaller("execute_command", "UNLINK", each) for each in names], patience=BATCH_PATIENCE
+        )
+        if refused := next((each for each in gone if isinstance(each, Unanswered)), None):
+            raise refused
+        return [size for size, count in zip(sizes, gone, strict=True) if count]
+
+    async def _names(self, selection: Selection) -> AsyncIterator[list[bytes]]:
+        """The names of the answers that are meant, some at a time."""
         some: list[bytes] = []
-        async for name in self._link.each(lambda redis: redis.scan_iter(match=f"{PREFIX}{beginning}*", count=SCANNED)):
-            some.append(name)
+        pattern = name(selection.pattern)
+        async for found in self._link.each(lambda redis: redis.scan_iter(match=pattern, count=SCANNED)):
+            if selection.holds(_key(found)):
+                some.append(found)
             if len(some) == AT_ONCE:
                 yield some
                 some = []
         if some:
             yield some
 
-    async def _size(self, name: bytes) -> int:
-        return int(await self._link.ask(lambda redis: redis.strlen(name), patience=BATCH_PATIENCE))
 
-    async def _removed(self, selection: Selection, name: bytes) -> int:
-        """The bytes of an answer that was meant and is gone now."""
-        data = await self._link.ask(lambda redis: redis.getrange(name, 0, MAX_VALUE), patience=BATCH_PATIENCE)
-        label = read_label(data)
-        if not selection.is_by_key and (label is None or not selection.holds(label)):
-            return 0
-        await self._link.ask(lambda redis: redis.unlink(name), patience=BATCH_PATIENCE)
-        return len(data)
+def _key(found: bytes) -> str:
+    """The key in a name, or what is none."""
+    return found.decode(errors="replace").removeprefix(f"{PREFIX}{{").removesuffix("}")

@@ -2,11 +2,10 @@
 
 from msgspec import Struct
 
-from gateway.cache.key import scoped
-from gateway.cache.stored import Label
+from gateway.cache.key import read, scoped, short
 
 
-class Selection(Struct, frozen=True, kw_only=True):
+class Selection(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The answers that fit all that is set: of a scope, of a model, of one key's or one picture's digest."""
 
     scope: str | None = None
@@ -14,19 +13,18 @@ class Selection(Struct, frozen=True, kw_only=True):
     digest: str | None = None
 
     @property
-    def beginning(self) -> str:
-        """How the keys of these answers begin."""
-        return "" if self.scope is None else f"{scoped(self.scope)}:"
+    def pattern(self) -> str:
+        """A pattern, as Redis understands it, that the keys of all these answers fit, and hardly any other."""
+        scope, model = ("*" if name is None else scoped(name) for name in (self.scope, self.model))
+        rest = "*" if self.digest is None else f"*{short(self.digest)}*"
+        return f"{scope}:{model}:{rest}"
 
-    @property
-    def is_by_key(self) -> bool:
-        """Whether the key tells, without the answer."""
-        return self.model is None and self.digest is None
-
-    def holds(self, label: Label) -> bool:
-        """Whether an answer is meant."""
+    def holds(self, key: str) -> bool:
+        """Whether the answer under that key is meant."""
+        parts = read(key)
         return (
-            label.key.startswith(self.beginning)
-            and self.model in (None, label.model)
-            and self.digest in (None, label.key.rpartition(":")[2], *label.pictures)
+            parts is not None
+            and (self.scope is None or scoped(self.scope) == parts.scope)
+            and (self.model is None or scoped(self.model) == parts.model)
+            and (self.digest is None or self.digest == parts.digest or short(self.digest) in parts.pictures)
         )

@@ -9,19 +9,19 @@ from gateway.cache.key import VERSION
 MAX_VALUE = 2**20  # bytes
 
 
-class Label(Struct, frozen=True, kw_only=True):
-    """What a kept answer says of itself. It names its own key, so that a store that mixes things up is found out.
+class Stored(Struct, frozen=True, kw_only=True):
+    """A complete answer. It names its own key, so that a store that mixes things up is found out.
 
-    `made` and `expires` are seconds since 1970, `seconds` is what making it took; `pictures` are digests.
+    `made` and `expires` are seconds since 1970, `seconds` is what making it took.
     """
 
     version: int = VERSION
     key: str
-    model: str
-    pictures: tuple[str, ...]
     made: float
     expires: float
     seconds: float
+    choices: list[wire.Choice]
+    usage: wire.Usage
 
     @property
     def is_current(self) -> bool:
@@ -33,16 +33,8 @@ class Label(Struct, frozen=True, kw_only=True):
         return max(0.0, now - self.made)
 
 
-class Stored(Label, frozen=True, kw_only=True):
-    """A complete answer."""
-
-    choices: list[wire.Choice]
-    usage: wire.Usage
-
-
 encode = msgspec.msgpack.encode
 _decode = msgspec.msgpack.Decoder(Stored).decode
-_decode_label = msgspec.msgpack.Decoder(Label).decode
 
 
 def read(data: bytes, key: str, now: float) -> Stored | None:
@@ -54,12 +46,3 @@ def read(data: bytes, key: str, now: float) -> Stored | None:
     except (msgspec.DecodeError, RecursionError):
         return None
     return value if value.is_current and value.key == key and now < value.expires else None
-
-
-def read_label(data: bytes) -> Label | None:
-    """What a kept answer says of itself, at a fraction of the cost; None of what is no answer of ours."""
-    try:
-        label = _decode_label(data)
-    except (msgspec.DecodeError, RecursionError):
-        return None
-    return label if label.is_current else None

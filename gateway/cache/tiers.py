@@ -3,16 +3,17 @@
 import asyncio
 import random
 import time
-from collections.abc import Sequence
 
 from gateway import wire
 from gateway.cache.memory import MemoryStore
 from gateway.cache.redis import RedisStore
 from gateway.cache.selection import Selection
+from gateway.cache.shared import SharedStore
 from gateway.cache.stored import Stored
 from gateway.cache.tally import Tally
 from gateway.config import CacheConfig
-from gateway.redis import Link, Unanswered
+from gateway.redis import Link
+from gateway.shared import Unanswered
 
 JITTER = 0.1  # of the time to live: answers that were made together should not all have to be made again together
 TRUSTED = 30.0  # seconds
@@ -25,7 +26,7 @@ class Cache:
     administrator may have removed it. While Redis is away, the process's own stands.
     """
 
-    def __init__(self, memory: MemoryStore, shared: RedisStore | None = None, *, ttl: float) -> None:
+    def __init__(self, memory: MemoryStore, shared: SharedStore | None = None, *, ttl: float) -> None:
         self._memory = memory
         self._shared = shared
         self._ttl = ttl
@@ -53,7 +54,7 @@ class Cache:
         far = await asyncio.shield(self._looks[key])
         return near if isinstance(far, Unanswered) else far
 
-    async def _look(self, key: str, shared: RedisStore) -> Stored | Unanswered | None:
+    async def _look(self, key: str, shared: SharedStore) -> Stored | Unanswered | None:
         """Looks in Redis, once for all who ask at the same time; what is found there is from then on here too."""
         try:
             far = await shared.get(key)
@@ -73,8 +74,6 @@ class Cache:
         choices: list[wire.Choice],
         usage: wire.Usage,
         *,
-        model: str,
-        pictures: Sequence[str],
         seconds: float,
     ) -> None:
         """Keeps an answer that took so many seconds, without making anyone wait."""
@@ -82,8 +81,6 @@ class Cache:
         lives = self._ttl * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - no secret
         value = Stored(
             key=key,
-            model=model,
-            pictures=tuple(pictures),
             made=made,
             expires=made + lives,
             seconds=seconds,

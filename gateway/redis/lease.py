@@ -11,7 +11,8 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-from gateway.redis.link import Link, Unanswered
+from gateway.redis.link import Link
+from gateway.shared import Unanswered
 
 PREFIX = "altgate:lease:v2:"
 LASTS = 5.0  # seconds: what a holder that dies costs the others at most
@@ -24,7 +25,7 @@ RENEW = "return redis.call('get', KEYS[1]) == ARGV[1] and redis.call('pexpire', 
 RELEASE = "return redis.call('get', KEYS[1]) == ARGV[1] and redis.call('del', KEYS[1])"
 
 
-class Leases:
+class RedisLeases:
     """Leases by name. What Redis was told before a lease was given back is done before the next gateway has it."""
 
     def __init__(self, link: Link) -> None:

@@ -7,31 +7,28 @@ nobody asks it, until it has answered a probe as fast as requests want it.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
 from gateway.redis import address
-from gateway.redis.writer import Writer
+from gateway.redis.batches import Batches, Command, Then
+from gateway.redis.telling import Telling
+from gateway.shared import Unanswered
 
 log = logging.getLogger(__name__)
-
-Command = Callable[[Any], Awaitable[Any]]
-"""Asks a client of redis-py for something."""
 
 PATIENCE = 0.04  # seconds: with the turns below, a request loses 50 ms to a Redis that is gone
 TURNS = 10  # of the loop, which is more than a command takes, however long they are
 TURN = 0.001  # seconds
 CONNECTING = 2.0  # seconds: a connection in TLS, by way of a Sentinel, takes several ways there and back
 CONNECTIONS = 16
+SINGLE = CONNECTIONS - 2  # of them; the others are for what goes together
 UNHURRIED = 0.5  # seconds: for what nobody waits for
 PROBE_EVERY = 1.0  # seconds
 COMPLAIN_EVERY = 60.0  # seconds
-
-
-class Unanswered(Exception):
-    """Redis is away, took too long or refused. Whoever asked goes on without it."""
 
 
 class Link:
@@ -41,8 +38,9 @@ class Link:
         self._url = url
         self._client: Any = None
         self._stack = AsyncExitStack()
-        self._writer = Writer()
-        self._turns = asyncio.Semaphore(CONNECTIONS)
+        self._together = Batches(partial(self._sent, None))
+        self._telling = Telling(partial(self._sent, UNHURRIED))
+        self._turns = asyncio.Semaphore(SINGLE)
         self._probing: asyncio.Task[None] | None = None
         self._complained: dict[str, float] = {}
         self.is_down = False
@@ -51,7 +49,6 @@ class Link:
         self._client = await self._stack.enter_async_context(address.client(self._url))
         await self._warm_up()
         self._probing = asyncio.create_task(self._probe())
-        await self._stack.enter_async_context(self._writer)
         return self
 
     async def __aexit__(
@@ -60,6 +57,7 @@ class Link:
         if self._probing is not None:
             self._probing.cancel()
             await asyncio.gather(self._probing, return_exceptions=True)
+        await asyncio.gather(self._telling.close(), self._together.close())
         with suppress(Exception):  # whatever a dead Redis makes of being left
             await self._stack.aclose()
 
@@ -82,6 +80,29 @@ class Link:
         finally:
             self._turns.release()
 
+    async def ask_all(self, commands: Sequence[Command], *, patience: float) -> list[Any]:
+        """What Redis answers to commands that go to it together: an `Unanswered` in the place of what it refuses.
+
+        Raises:
+            Unanswered: it does not answer within so many seconds.
+        """
+        return self._each_of(await self.ask(partial(_piped, commands), patience=patience))
+
+    async def ask_together(self, command: Command) -> Any:
+        """What Redis answers to a command that goes with others which are asked at the same time, in order.
+
+        However many there are, none has to wait for longer than Redis takes twice.
+
+        Raises:
+            Unanswered: it does not, or refuses.
+        """
+        answered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._together.put(command, lambda answer: None if answered.done() else answered.set_result(answer))
+        answer = await answered
+        if isinstance(answer, Unanswered):
+            raise answer
+        return answer
+
     async def each(self, command: Callable[[Any], AsyncIterator[bytes]]) -> AsyncIterator[bytes]:
         """What Redis answers one by one, in its own time, which says nothing of how it is.
 
@@ -96,19 +117,20 @@ class Link:
         except (RedisError, RedisClusterException, OSError):
             raise Unanswered("it broke off") from None
 
-    def tell(self, command: Command) -> None:
-        """Queues a command that nobody waits for; while Redis is away, or when too many wait, it is dropped."""
+    def tell(self, command: Command, *, size: int | None = None, then: Then = lambda _: None) -> None:
+        """Queues a command that nobody waits for; `then` is called with what comes of it.
 
-        async def work() -> None:
-            with suppress(Unanswered):
-                await self.ask(command, patience=UNHURRIED)
-
-        if not self.is_down:
-            self._writer.put(work)
+        One that says its size, in bytes, may be dropped when too many wait, and the log says so. What is queued goes in
+        order.
+        """
+        if self.is_down:
+            then(Unanswered("it is away"))
+        else:
+            self._telling.put(command, then, size=size)
 
     async def told(self) -> None:
-        """Returns when every command queued has been done or given up."""
-        await self._writer.flush()
+        """Returns when every command queued, and what that has led to, has been done or given up."""
+        await self._telling.done()
 
     async def ping(self) -> bool:
         """Whether Redis answers in time; from then on it is asked again, or not any more."""
@@ -116,21 +138,41 @@ class Link:
             await self._asked(_ping, PATIENCE)
         return not self.is_down
 
+    async def _sent(self, patience: float | None, commands: Sequence[Command]) -> Sequence[Any]:
+        """What came of commands that go together."""
+        if self.is_down:
+            return [Unanswered("it is away")] * len(commands)
+        try:
+            answers = await self._asked(partial(_piped, commands), PATIENCE if patience is None else patience)
+        except Unanswered as error:
+            return [error] * len(commands)
+        return self._each_of(answers)
+
+    def _each_of(self, answers: Sequence[Any]) -> list[Any]:
+        """Answers that came together, with an `Unanswered` for each that is an error."""
+        return [self._refused(answer) if isinstance(answer, Exception) else answer for answer in answers]
+
     async def _asked(self, command: Command, patience: float) -> Any:
-        from redis.exceptions import RedisClusterException, RedisError, ResponseError  # noqa: PLC0415 - see address.py
+        from redis.exceptions import RedisClusterException, RedisError  # noqa: PLC0415 - see address.py
 
         try:
             answer = await _within(patience, command(self._client))
-        except ResponseError as error:
-            self._complain(f"Redis refuses a command: {type(error).__name__}")
-            raise Unanswered("it refuses") from None
         except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
-            self._set_down(f"Redis does not answer ({type(error).__name__}): going on without it")
-            raise Unanswered("it does not answer") from None
+            raise self._refused(error) from None
         if self.is_down:
             log.info("Redis answers again")
         self.is_down = False
         return answer
+
+    def _refused(self, error: Exception) -> Unanswered:
+        """What an error of Redis or of the way to it means: one command that is refused, or all that come."""
+        from redis.exceptions import ResponseError  # noqa: PLC0415 - see address.py
+
+        if isinstance(error, ResponseError):
+            self._complain(f"Redis refuses a command: {type(error).__name__}")
+            return Unanswered("it refuses")
+        self._set_down(f"Redis does not answer ({type(error).__name__}): going on without it")
+        return Unanswered("it does not answer")
 
     def _set_down(self, why: str) -> None:
         if not self.is_down:
@@ -163,6 +205,14 @@ class Link:
 
 async def _ping(client: Any) -> Any:
     return await client.ping()
+
+
+async def _piped(commands: Sequence[Command], client: Any) -> Any:
+    """What came of each of the commands, errors too; in order on each node that they go to."""
+    async with client.pipeline(transaction=False) as pipeline:
+        for command in commands:
+            command(pipeline)
+        return await pipeline.execute(raise_on_error=False)
 
 
 async def _within(seconds: float, work: Awaitable[Any]) -> Any:

@@ -16,7 +16,7 @@ from litestar.types import Receive
 
 from gateway import directives, streaming, wire
 from gateway.captioning import Captioner, Job
-from gateway.errors import GatewayError, InvalidRequest
+from gateway.errors import GatewayError, InvalidRequest, Overloaded
 from gateway.middleware import allowance_of, hold_of, record_of
 from gateway.record import CLIENT_LEFT, Record
 
@@ -37,7 +37,16 @@ def route(captioner: Captioner, *, heartbeat: float, longest_wait: float) -> HTT
 
     @post(PATHS, status_code=200)
     async def create(request: Request[Any, Any, Any]) -> Response[bytes] | Stream:
-        """Answers a chat completion."""
+        """Answers a chat completion, which is what limits count: one that there was no room for costs nothing."""
+        allowance = allowance_of(request.scope)
+        await allowance.begin()
+        try:
+            return await answered(request)
+        except Overloaded:
+            await allowance.waive()
+            raise
+
+    async def answered(request: Request[Any, Any, Any]) -> Response[bytes] | Stream:
         job, is_streamed, ignored = await prepared(request)
         if not is_streamed:
             answer = await unless_gone(request.receive, captioner.answer(job))
@@ -59,7 +68,7 @@ def route(captioner: Captioner, *, heartbeat: float, longest_wait: float) -> HTT
         record.enter(None)
         await allowance_of(request.scope).take_pictures(len(wire.pictures_of(asked)))
         wishes = _wishes(request.headers, longest_wait)
-        preparation = captioner.prepare(asked, wishes, record.caller, hold=hold, record=record)
+        preparation = captioner.prepare(asked, record.caller, wishes, hold=hold, record=record)
         job = await unless_gone(request.receive, preparation)
         return job, bool(asked.stream), wire.unknown_fields(body)
 

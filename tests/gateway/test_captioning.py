@@ -10,6 +10,7 @@ import pytest
 from msgspec import UNSET
 
 from gateway import prompts, routing, wire
+from gateway.auth import ANONYMOUS
 from gateway.cache import Cache
 from gateway.cache.memory import MemoryStore
 from gateway.captioning import Captioner
@@ -135,12 +136,12 @@ class Altgate:
 
     async def answer(self, **fields: Any) -> tuple[str | None, wire.Choice]:
         """What the cache said, and the answer's first choice."""
-        job = await self.captioner.prepare(request(**fields))
+        job = await self.captioner.prepare(request(**fields), ANONYMOUS)
         return job.record.cache, (await self.captioner.answer(job)).choices[0]
 
     async def stream(self, **fields: Any) -> tuple[str | None, list[wire.Chunk]]:
         """What the cache said, and the answer in chunks."""
-        job = await self.captioner.prepare(request(**fields))
+        job = await self.captioner.prepare(request(**fields), ANONYMOUS)
         return job.record.cache, [chunk async for chunk in self.captioner.stream(job)]
 
 
@@ -289,7 +290,10 @@ async def test_a_stream_is_kept_when_it_is_complete_and_what_was_asked_for(
     """It is too late to refuse what has been streamed, but nobody else gets it."""
     made = altgate(FakeEngine(streamed=streamed))
 
-    first, again = await made.stream(**fields), (await made.captioner.prepare(request(**fields))).record.cache
+    first, again = (
+        await made.stream(**fields),
+        (await made.captioner.prepare(request(**fields), ANONYMOUS)).record.cache,
+    )
 
     assert (first[0], again) == ("miss", "hit" if kept else "miss")
     assert len(reasons(first[1])) == 1
@@ -300,7 +304,7 @@ async def test_chunks_are_passed_on_as_they_come(altgate: Make) -> None:
     engine = FakeEngine(streamed=chunks({"content": "a "}, {"content": "cat"}))
     engine.go.clear()
     made = altgate(engine)
-    stream = made.captioner.stream(await made.captioner.prepare(request()))
+    stream = made.captioner.stream(await made.captioner.prepare(request(), ANONYMOUS))
 
     async with asyncio.timeout(30):
         first = await anext(stream)
@@ -392,7 +396,7 @@ async def test_a_clients_patience_reaches_an_engine_that_loads(
     """Whole and streamed; elsewhere nothing is loaded, so there it is not said to be honoured."""
     engine = FakeEngine(answer("a cat", "length"), chunks({"content": "a cat"}))
     captioner = altgate(engine, kind).captioner
-    job = await captioner.prepare(request(), Directives(wait=asked_for))
+    job = await captioner.prepare(request(), ANONYMOUS, Directives(wait=asked_for))
 
     await captioner.answer(job)
     assert [chunk async for chunk in captioner.stream(job)]

@@ -1,6 +1,7 @@
 """What a key has used of its limits, in one process."""
 
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from gateway.auth import ANONYMOUS, Caller
 from gateway.bucket import Bucket
 from gateway.errors import LimitReached
-from gateway.quota import Allowance, LocalBooks, Outcome, Wanted, duration
+from gateway.quota import Allowance, Books, LocalBooks, Outcome, Wanted, duration
 
 SECOND = 1_000_000
 
@@ -34,11 +35,28 @@ def books() -> tuple[LocalBooks, Clock]:
     return LocalBooks(clock), clock
 
 
-async def request(books: LocalBooks, who: Caller, *, pictures: int = 0, counts: bool = True) -> dict[str, str]:
-    """One request from its beginning to its end; what its headers said."""
+@asynccontextmanager
+async def begun(books: Books, who: Caller) -> AsyncIterator[Allowance]:
+    """A request that is under way."""
     allowance = Allowance(who, books)
-    async with allowance.admitted(counts=counts):
+    try:
+        await allowance.begin()
+        yield allowance
+    finally:
+        await allowance.leave()
+
+
+async def request(books: Books, who: Caller, *, pictures: int = 0) -> dict[str, str]:
+    """One request from its beginning to its end; what its headers said."""
+    async with begun(books, who) as allowance:
         await allowance.take_pictures(pictures)
+    return dict(allowance.headers())
+
+
+async def look(books: Books, who: Caller) -> dict[str, str]:
+    """What the headers say of a request that does not count."""
+    allowance = Allowance(who, books)
+    await allowance.settle()
     return dict(allowance.headers())
 
 
@@ -98,7 +116,7 @@ async def test_places_are_counted_and_given_back_whatever_happens() -> None:
     who = caller(concurrent=1, requests_per_minute=10)
 
     with suppress(ZeroDivisionError):
-        async with Allowance(who, made).admitted(counts=True):
+        async with begun(made, who):
             with pytest.raises(LimitReached, match="1 request under way") as caught:
                 await request(made, who)
             assert caught.value.retry_after == 1
@@ -113,10 +131,31 @@ async def test_what_does_not_count_is_told_how_things_stand() -> None:
     who = caller(requests_per_minute=1, concurrent=1)
     await request(made, who)
 
-    told = await request(made, who, counts=False)
+    told = await look(made, who)
 
     assert told["x-ratelimit-limit-requests"] == "1"
     assert told["x-ratelimit-remaining-requests"] == "0"
+
+
+async def test_what_is_waived_was_never_charged() -> None:
+    """Neither the request nor its pictures; what others used stays used, and nobody gets back more than they had."""
+    made, clock = books()
+    who = caller(requests_per_minute=2, pictures_per_minute=5)
+    await request(made, who, pictures=1)
+
+    async with begun(made, who) as allowance:
+        await allowance.take_pictures(3)
+        for _ in range(2):
+            await allowance.waive()
+    told = await look(made, who)
+    clock.now += 60 * SECOND
+    async with begun(made, who) as allowance:
+        clock.now += 60 * SECOND
+        await allowance.waive()
+    later = await look(made, who)
+
+    assert (told["x-ratelimit-remaining-requests"], told["x-ratelimit-remaining-pictures"]) == ("1", "4")
+    assert (later["x-ratelimit-remaining-requests"], later["x-ratelimit-reset-requests"]) == ("2", "0s")
 
 
 async def test_keys_do_not_share_their_limits() -> None:

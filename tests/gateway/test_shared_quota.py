@@ -13,9 +13,10 @@ import redis as redis_py
 from gateway import shared_quota
 from gateway.auth import Caller
 from gateway.errors import LimitReached
-from gateway.quota import Allowance, Wanted
+from gateway.quota import Wanted
 from gateway.redis import Link
 from gateway.shared_quota import SharedBooks
+from tests.gateway.test_quota import begun
 from tests.services import Redis, running_redis
 
 
@@ -67,9 +68,9 @@ async def test_places_are_shared_and_given_back(two: tuple[SharedBooks, SharedBo
     """One under way at either gateway is one under way."""
     who = caller(concurrent=1)
 
-    async with Allowance(who, two[0]).admitted(counts=True):
+    async with begun(two[0], who):
         with pytest.raises(LimitReached):
-            async with Allowance(who, two[1]).admitted(counts=True):
+            async with begun(two[1], who):
                 pass
 
     assert await passed(two[1], who, place="x")
@@ -157,7 +158,7 @@ async def test_a_place_that_redis_was_not_told_of_is_given_back_when_it_answers(
     redis.signal(signal.SIGSTOP)
     try:
         assert not await link.ping()
-        await two[0].leave(who, "x")
+        await two[0].give_back(who, Wanted(place="x"))
     finally:
         redis.signal(signal.SIGCONT)
 

@@ -14,9 +14,14 @@ def choices(words: str) -> list[wire.Choice]:
     return [wire.Choice(index=0, message=wire.AssistantMessage(content=words), finish_reason="stop")]
 
 
+def named(digest: object, *pictures: str, scope: str = "t", model: str = "m") -> str:
+    """A key of that form."""
+    return ":".join([scope, model, ".".join(pictures), str(digest)])
+
+
 def stored(name: str, words: str = "a cat", **fields: Any) -> Stored:
     """An answer kept under that key, for a minute."""
     now = time.time()
-    plain: dict[str, Any] = {"version": cache.VERSION, "model": "m", "pictures": ("d",), "seconds": 0.5}
+    plain: dict[str, Any] = {"version": cache.VERSION, "seconds": 0.5}
     plain |= {"made": now, "expires": now + 60}
     return Stored(key=name, choices=choices(words), usage=USAGE, **(plain | fields))

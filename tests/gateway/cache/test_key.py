@@ -1,5 +1,8 @@
 """Keys that cover what shapes an answer, and nothing else."""
 
+import hashlib
+from fnmatch import fnmatchcase
+from itertools import combinations
 from typing import Any
 
 import msgspec
@@ -8,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import cache, wire
+from gateway.cache import Selection
 from gateway.cache.key import canonical
 from gateway.catalogue import Model
 
@@ -145,13 +149,35 @@ def test_different_conversations_have_different_keys(one: list[str], other: list
 
 
 def test_whose_it_is_stands_outside_the_digest() -> None:
-    """Two teams have two keys of one digest, and no name of a team can be mistaken for another or for a pattern."""
+    """Two teams have two keys of one digest, and no name of a team or of a model can be mistaken for another or for a
+    pattern."""
     names = ["", "a", "b", "a:b", "a*", "a?", "[a]", "{a}", "a%3Ab", "é"]
     keys = [key({}, scope=name) for name in names]
+    models = [key({}, model=msgspec.structs.replace(MODEL, name=name)) for name in names]
 
-    assert len(set(keys)) == len(names)
+    assert len(set(keys)) == len(set(models)) == len(names)
     assert len({each.rpartition(":")[2] for each in keys}) == 1
-    assert not [each for each in keys if each.count(":") != 1 or set(each) & set("*?[]{}")]
+    assert not [each for each in keys + models if each.count(":") != 3 or set(each) & set("*?[]{}")]
+
+
+@given(
+    st.sampled_from(["", "a", "a:b", "*", "?", "[a]", "{a}"]),
+    st.sampled_from(["demo", "d", "x/y:z", "*"]),
+    st.lists(st.sampled_from([hashlib.sha256(name).hexdigest() for name in (b"p", b"q", b"r")]), max_size=3),
+)
+def test_a_key_tells_whose_which_models_and_which_pictures_it_is(scope: str, model: str, digests: list[str]) -> None:
+    """So that what is to be removed is found by the key alone, exactly, and by a pattern at least."""
+    made = key(with_pictures(*digests), scope=scope, digests=digests, model=msgspec.structs.replace(MODEL, name=model))
+    right = {"scope": scope, "model": model, "digest": digests[0] if digests else made.rpartition(":")[2]}
+    wrong = {"scope": f"{scope}x", "model": f"{model}x", "digest": hashlib.sha256(b"other").hexdigest()}
+
+    for count in range(len(right) + 1):
+        for names in combinations(right, count):
+            meant = Selection(**{name: right[name] for name in names})
+            assert meant.holds(made)
+            assert fnmatchcase(made, meant.pattern)
+            for name in names:
+                assert not msgspec.structs.replace(meant, **{name: wrong[name]}).holds(made)
 
 
 json_values = st.recursive(

@@ -4,7 +4,7 @@ import time
 
 from gateway.cache import Selection
 from gateway.cache.memory import MemoryStore
-from tests.gateway.cache.answers import stored
+from tests.gateway.cache.answers import named, stored
 
 
 def test_an_answer_is_there_until_its_time_is_up() -> None:
@@ -48,10 +48,10 @@ async def test_what_is_chosen_is_removed_and_nothing_else() -> None:
     """By scope, by model, by the digest of an answer or of a picture, or by several; among a thousand others."""
     store = MemoryStore(max_bytes=2**20)
     for number in range(1_000):
-        store.put(stored(f"other:{number}"))
-    store.put(stored("a:1", pictures=("p", "q")))
-    store.put(stored("a:2", model="n"))
-    store.put(stored("ab:1"))
+        store.put(stored(named(number, scope="other")))
+    store.put(stored(named(1, "p", "q", scope="a")))
+    store.put(stored(named(2, scope="a", model="n")))
+    store.put(stored(named(1, scope="ab")))
 
     removed = [
         (await store.remove(selection)).entries

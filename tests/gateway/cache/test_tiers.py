@@ -14,8 +14,9 @@ from gateway.cache import redis as shared
 from gateway.cache.memory import MemoryStore
 from gateway.cache.redis import RedisStore
 from gateway.cache.stored import MAX_VALUE, encode
-from gateway.redis import Link, Unanswered, link
-from tests.gateway.cache.answers import USAGE, choices, stored
+from gateway.redis import Link, link
+from gateway.shared import Unanswered
+from tests.gateway.cache.answers import USAGE, choices, named, stored
 from tests.services import Redis, running_redis
 
 
@@ -44,9 +45,9 @@ def two_levels(way: Link) -> Cache:
     return Cache(MemoryStore(max_bytes=2**20), RedisStore(way), ttl=100)
 
 
-async def kept(one: Cache, way: Link, key: str, words: str = "a cat", **fields: str) -> None:
+async def kept(one: Cache, way: Link, key: str, words: str = "a cat", seconds: float = 0.5) -> None:
     """Keeps an answer, and returns when Redis has it."""
-    one.keep(key, choices(words), USAGE, **({"model": "m", "pictures": ["p"], "seconds": 0.5} | fields))  # type: ignore[arg-type]
+    one.keep(key, choices(words), USAGE, seconds=seconds)
     await way.told()
 
 
@@ -69,12 +70,12 @@ async def test_what_one_gateway_kept_another_finds(way: Link) -> None:
 async def test_every_key_in_redis_is_ours_and_has_a_time_to_live(server: Redis, way: Link) -> None:
     """A tenth more or less than what is configured, so that not all of them end at once."""
     for number in range(20):
-        await kept(two_levels(way), way, f"t:{number}")
+        await kept(two_levels(way), way, named(number))
 
     with redis.Redis(unix_socket_path=str(server.path)) as client:
         names = client.keys()
         lives = [client.pttl(name) / 1000 for name in names]
-    assert {name.startswith(b"altgate:answer:v2:t:") for name in names} == {True}
+    assert {name.startswith(b"altgate:answer:v3:{t:m::") for name in names} == {True}
     assert all(85 < each <= 110 for each in lives)
     assert len({round(each, 2) for each in lives}) > 10
 
@@ -105,7 +106,7 @@ async def test_a_value_that_is_not_ours_is_a_miss(server: Redis, way: Link, valu
     """Garbage, another key's answer, another version's, one cut off, one too old and one too large are never answered
     with, and none of them is an outage."""
     with redis.Redis(unix_socket_path=str(server.path)) as client:
-        client.set(f"{shared.PREFIX}k", value)
+        client.set(shared.name("k"), value)
 
     assert await words(two_levels(way), "k") is None
     assert not way.is_down
@@ -116,7 +117,7 @@ async def test_a_key_of_another_kind_is_a_miss_and_no_outage(server: Redis, way:
     one = two_levels(way)
     await kept(one, way, "k")
     with redis.Redis(unix_socket_path=str(server.path)) as client:
-        client.rpush(f"{shared.PREFIX}list", "x")
+        client.rpush(shared.name("list"), "x")
 
     assert await words(one, "list") is None
     assert await words(two_levels(way), "k") == "a cat"
@@ -127,19 +128,20 @@ async def test_what_another_gateway_removed_is_gone_soon_and_stays_while_redis_i
 ) -> None:
     """A gateway's own copy is trusted for a while, then Redis is asked again; when it does not say, the copy stands."""
     one, other = two_levels(way), two_levels(way)
-    await kept(one, way, "k")
-    assert await words(other, "k") == "a cat"
+    key = named(1, "p")
+    await kept(one, way, key)
+    assert await words(other, key) == "a cat"
     await one.remove(Selection(digest="p"))
-    assert await words(one, "k") is None
+    assert await words(one, key) is None
 
-    assert await words(other, "k") == "a cat"
+    assert await words(other, key) == "a cat"
     monkeypatch.setattr(tiers, "TRUSTED", 0.0)
-    assert await words(other, "k") is None
+    assert await words(other, key) is None
 
-    await kept(one, way, "k")
-    assert await words(other, "k") == "a cat"
+    await kept(one, way, key, seconds=0.0)
+    assert await words(other, key) == "a cat"
     server.kill()
-    assert await words(other, "k") == "a cat"
+    assert await words(other, key) == "a cat"
 
 
 async def test_what_is_chosen_is_removed_and_nothing_else(server: Redis, way: Link) -> None:
@@ -147,11 +149,15 @@ async def test_what_is_chosen_is_removed_and_nothing_else(server: Redis, way: Li
     with redis.Redis(unix_socket_path=str(server.path)) as client:
         client.mset({f"theirs:{number}": "x" for number in range(1_000)} | {"altgate:limit:v1:x": "x"})
     for number in range(100):
-        two_levels(way).keep(f"other:{number}", choices("x"), USAGE, model="m", pictures=["x"], seconds=1)
-        await way.told()
+        await kept(two_levels(way), way, named(number, "x", scope="other"))
     one = two_levels(way)
-    for name, fields in (("a:1", {}), ("a:2", {"model": "n"}), ("ab:3", {"pictures": ["y", "q"]}), ("c:4", {})):
-        one.keep(name, choices("x"), USAGE, **({"model": "m", "pictures": ["x"], "seconds": 1} | fields))  # type: ignore[arg-type]
+    for key in (
+        named(1, "x", scope="a"),
+        named(2, "x", scope="a", model="n"),
+        named(3, "y", "q", scope="ab"),
+        named(4, "x", scope="c"),
+    ):
+        await kept(one, way, key)
 
     async def removed(**chosen: str) -> tuple[int, int]:
         told = await one.remove(Selection(**chosen))
@@ -160,20 +166,22 @@ async def test_what_is_chosen_is_removed_and_nothing_else(server: Redis, way: Li
         return told.memory.entries, told.redis.entries
 
     assert await removed(scope="b") == (0, 0)
+    assert await removed(scope="*") == (0, 0)
+    assert await removed(model="?", digest="*") == (0, 0)
     assert await removed(model="n") == (1, 1)
     assert await removed(digest="q") == (1, 1)
     assert await removed(digest="4") == (1, 2)  # one of the others has that digest too
     assert await removed(scope="a") == (1, 1)
     with redis.Redis(unix_socket_path=str(server.path)) as client:
         assert len(client.keys("theirs:*")) == 1_000
-        assert len(client.keys(f"{shared.PREFIX}other:*")) == 99
+        assert len(client.keys("altgate:answer:v3:{other:*}")) == 99
         assert client.dbsize() == 1_000 + 1 + 99
 
 
 async def test_the_report_says_what_was_saved(way: Link) -> None:
     """Counts of this process, and what both levels hold."""
     one = two_levels(way)
-    await kept(one, way, "k")
+    await kept(one, way, named(1))
     one.tally.hit(USAGE, 0.5)
     one.tally.join(USAGE, 0.25)
     one.tally.miss()
@@ -209,8 +217,8 @@ async def test_a_redis_full_of_others_keys_is_looked_through_and_not_held_for_de
     with redis.Redis(unix_socket_path=str(server.path)) as client:
         client.mset({f"theirs:{number}": "x" for number in range(3000)})
     one = two_levels(way)
-    for key in ("a:1", "a:2", "b:1"):
-        await kept(one, way, key)
+    for number in range(3):
+        await kept(one, way, named(number))
 
     report = await one.report()
 

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from gateway import config as configuration
 from gateway import wire
+from gateway.auth import ANONYMOUS
 from gateway.captioning import Captioner
 from gateway.config import ImagesConfig
 from gateway.errors import PictureError
@@ -239,7 +240,7 @@ def closed() -> Captioner:
 async def test_urls_in_text_are_text(closed: Captioner, text: str) -> None:
     """Whatever they look like; only a picture's own field is a picture."""
     picture = pictures.png(pictures.SCENES[0])
-    job = await closed.prepare(asked({"type": "text", "text": text}, part(pictures.data_url(picture))))
+    job = await closed.prepare(asked({"type": "text", "text": text}, part(pictures.data_url(picture))), ANONYMOUS)
     assert [found.data for found in job.pictures] == [picture]
 
 
@@ -258,7 +259,7 @@ async def test_paths_are_not_read(closed: Captioner, tmp_path: Path) -> None:
         str(relative),
     ):
         with pytest.raises(PictureError) as caught:
-            await closed.prepare(asked(part(url)))
+            await closed.prepare(asked(part(url)), ANONYMOUS)
         assert caught.value.code == "invalid_image_url"
 
 

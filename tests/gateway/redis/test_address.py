@@ -9,8 +9,8 @@ import pytest
 from gateway.cache import Cache, Selection
 from gateway.cache.memory import MemoryStore
 from gateway.cache.redis import RedisStore
-from gateway.redis import Leases, Link, address
-from tests.gateway.cache.answers import USAGE, choices
+from gateway.redis import Link, RedisLeases, address
+from tests.gateway.cache.answers import USAGE, choices, named
 from tests.gateway.redis.servers import certificates, cluster, sentinel, server
 
 PASSWORD = "a/pass@word:?"  # what has a meaning in a URL is to be written with %
@@ -67,13 +67,13 @@ async def used(url: str) -> None:
         assert not link.is_down
         one, other = (Cache(MemoryStore(max_bytes=2**20), RedisStore(link), ttl=60) for _ in range(2))
         for number in range(50):
-            one.keep(f"t:{number}", choices(str(number)), USAGE, model="m", pictures=[], seconds=1)
+            one.keep(named(number), choices(str(number)), USAGE, seconds=1)
         await link.told()
         for number in range(50):
-            found = await other.get(f"t:{number}")
+            found = await other.get(named(number))
             assert found is not None
             assert found.choices == choices(str(number))
-        async with asyncio.timeout(20), Leases(link).held("t:1"):
+        async with asyncio.timeout(20), RedisLeases(link).held("t:1"):
             pass
         removed = await other.remove(Selection(scope="t"))
         assert removed.redis is not None

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from gateway.redis import Leases, Link, lease, link
+from gateway.redis import Link, RedisLeases, lease, link
 from tests.services import Redis, running_redis
 
 
@@ -40,7 +40,7 @@ async def test_one_holds_it_at_a_time(links: list[Link]) -> None:
     async def work(number: int) -> None:
         nonlocal holders, most
         to = links[number % 3]
-        async with Leases(to).held("k"):
+        async with RedisLeases(to).held("k"):
             holders += 1
             most = max(most, holders)
             seen.append(int(await to.ask(lambda client: client.get("count")) or 0))
@@ -58,9 +58,9 @@ async def test_a_holder_that_is_killed_costs_the_lease(links: list[Link], monkey
     """Nobody gives it back, and it ends by itself."""
     monkeypatch.setattr(lease, "LASTS", 0.5)
     monkeypatch.setattr(lease, "RENEW_EVERY", 1_000.0)
-    async with Leases(links[0]).held("k"):
+    async with RedisLeases(links[0]).held("k"):
         started = time.monotonic()
-        async with asyncio.timeout(20), Leases(links[1]).held("k"):
+        async with asyncio.timeout(20), RedisLeases(links[1]).held("k"):
             took = time.monotonic() - started
 
     assert took > 0.3
@@ -72,7 +72,7 @@ async def test_a_lease_is_renewed_for_as_long_as_it_takes(
     """Work that takes several times as long as a lease lasts keeps it."""
     monkeypatch.setattr(lease, "LASTS", 2.0)
     monkeypatch.setattr(lease, "RENEW_EVERY", 0.05)
-    async with Leases(links[0]).held("k"):
+    async with RedisLeases(links[0]).held("k"):
         with redis.Redis(unix_socket_path=str(server.path)) as client:
             client.pexpire(f"{lease.PREFIX}k", 1_000)
             async with asyncio.timeout(20):
@@ -86,7 +86,7 @@ async def test_one_that_was_lost_is_neither_renewed_nor_given_back(
     """It is another's by then."""
     monkeypatch.setattr(lease, "RENEW_EVERY", 0.01)
     with redis.Redis(unix_socket_path=str(server.path)) as client:
-        async with Leases(links[0]).held("k"):
+        async with RedisLeases(links[0]).held("k"):
             client.set(f"{lease.PREFIX}k", "another's", px=3_000)
             async with asyncio.timeout(20):
                 while client.info("commandstats").get("cmdstat_eval", {"calls": 0})["calls"] < 3:
@@ -100,7 +100,7 @@ async def test_one_that_was_lost_is_neither_renewed_nor_given_back(
 async def test_no_wait_is_endless(links: list[Link], monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever has waited long enough goes on without it."""
     monkeypatch.setattr(lease, "LONGEST", 0.2)
-    async with Leases(links[0]).held("k"), asyncio.timeout(20), Leases(links[1]).held("k"):
+    async with RedisLeases(links[0]).held("k"), asyncio.timeout(20), RedisLeases(links[1]).held("k"):
         pass
 
 
@@ -110,7 +110,7 @@ async def test_without_redis_everyone_goes_on_at_once(
 ) -> None:
     """Also those who wait for one: an answer is made twice, and nobody waits for what is gone."""
     monkeypatch.setattr(lease, "PATIENCE", link.PATIENCE)
-    async with Leases(links[0]).held("k"):
+    async with RedisLeases(links[0]).held("k"):
         waiting = asyncio.ensure_future(_once(links[1]))
         await asyncio.sleep(0)
         server.signal(trouble)
@@ -120,7 +120,7 @@ async def test_without_redis_everyone_goes_on_at_once(
 
 
 async def _once(to: Link) -> None:
-    async with Leases(to).held("k"):
+    async with RedisLeases(to).held("k"):
         pass
 
 

@@ -4,6 +4,7 @@ import asyncio
 import random
 import signal
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -12,8 +13,9 @@ from typing import Any
 import pytest
 import redis
 
-from gateway.redis import Link, Unanswered, link
-from gateway.redis.writer import MAX_WAITING
+from gateway.redis import Link, link
+from gateway.redis.telling import MAX_BYTES, MAX_WAITING
+from gateway.shared import Unanswered
 from tests.gateway.redis.faults import Way
 from tests.services import Redis, running_redis
 
@@ -212,10 +214,46 @@ async def test_eight_thousand_who_leave_get_no_wrong_answers(server: Redis, monk
     assert right > 4_000
 
 
-async def test_what_nobody_waits_for_is_bounded_and_in_order(server: Redis) -> None:
-    """What Redis cannot take in time is dropped, not queued without end; what is queued is written at the close."""
+async def test_what_nobody_waits_for_is_bounded_and_in_order(server: Redis, caplog: pytest.LogCaptureFixture) -> None:
+    """What may be dropped is, where too much waits, and the log says so; what others wait for goes in any case. What is
+    queued is written at the close."""
+    dropped: list[object] = []
     async with Link(server.url) as to:
         for number in range(MAX_WAITING * 4):
-            to.tell(append(number))
+            to.tell(append(number), size=1, then=lambda answer: dropped.append(isinstance(answer, Unanswered)))
+        to.tell(append(-1))
 
-    assert order(server, "lrange", "list", 0, -1) == [str(number).encode() for number in range(MAX_WAITING)]
+    assert order(server, "lrange", "list", 0, -1) == [str(number).encode() for number in [*range(MAX_WAITING), -1]]
+    assert Counter(dropped) == {True: MAX_WAITING * 3, False: MAX_WAITING}
+    assert [line for line in caplog.messages if "too slow" in line] == [caplog.messages[0]]
+
+
+async def test_what_waits_is_bounded_in_bytes_too(server: Redis) -> None:
+    """Large answers fill the memory that is set aside before there are many of them."""
+    answers: list[object] = []
+    async with Link(server.url) as to:
+        for _ in range(3):
+            to.tell(put("k", "v"), size=MAX_BYTES // 2, then=answers.append)
+        await to.told()
+        to.tell(put("k", "v"), size=MAX_BYTES // 2, then=answers.append)
+
+    assert [isinstance(answer, Unanswered) for answer in answers] == [True, False, False, False]
+
+
+async def test_a_redis_some_way_off_takes_many_times_what_it_took_one_by_one(server: Redis, way: Way) -> None:
+    """With 8 ms there and back, two thousand answers and the leases on them go in less than the time of two hundred,
+    nothing is dropped, and no lease is given back before its answer is there."""
+    async with Link(way.url) as to:
+        await until(lambda: not to.is_down)
+        way.delay = 0.008
+        lost: list[object] = []
+        started = time.monotonic()
+        for number in range(1_000):
+            to.tell(append(number), size=1, then=lost.append)
+            to.tell(append(-number))
+        await to.told()
+        took = time.monotonic() - started
+
+    assert [answer for answer in lost if isinstance(answer, Unanswered)] == []
+    assert order(server, "lrange", "list", 0, -1) == [str(each).encode() for n in range(1_000) for each in (n, -n)]
+    assert took < 200 * 0.008 + ROOM
