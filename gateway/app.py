@@ -24,7 +24,7 @@ from gateway.limits import Gate
 from gateway.metrics.counts import Counts
 from gateway.metrics.scrape import Scrape
 from gateway.metrics.teller import Counting, Routes
-from gateway.middleware import Admission, Attention, Authentication, Limits, Recording, access_line, record_of
+from gateway.middleware import Admission, Authentication, Limits, Recording, access_line, record_of
 from gateway.parts import Parts
 from gateway.reload import KeyFile
 from gateway.routes import admin, chat, health, metrics, models
@@ -76,7 +76,6 @@ def create_app(config: Config, parts: Parts, key_file: KeyFile) -> ASGIApp:
     app = Limits(app, parts.books)
     open_paths = health.OPEN_PATHS | metrics.PATHS if config.server.metrics == "open" else health.OPEN_PATHS
     app = Authentication(app, keyring, open_paths=open_paths)
-    app = Attention(app)
     return Recording(app, [Counting(counts, Routes(route.path for route in served.routes)), access_line])
 
 

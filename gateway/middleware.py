@@ -1,4 +1,4 @@
-"""What wraps every request, in plain ASGI: its record, attention, keys, limits, admission.
+"""What wraps every request, in plain ASGI: its record, keys, limits, admission.
 
 They stand outside the framework, so that a 404 or a refused body gets them too. `app.py` lists their order.
 """
@@ -36,7 +36,6 @@ READABLE_TYPES = re.compile(
 )
 
 LOCAL_ORIGIN = re.compile(r"https?://(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?", re.IGNORECASE)
-LONGEST_STALL = 30.0  # seconds
 
 
 class Recording:
@@ -97,45 +96,6 @@ def access_line(record: Record) -> None:
     path = record.path.encode("unicode_escape").decode()[:200]
     line = f"{record.method} {path} {record.status} {record.seconds * 1000:.1f} ms {record.id}"
     log.info("%s", f"{line} {record.caller.key_id or '-'} {', '.join(record.notes)}".rstrip())
-
-
-class Attention:
-    """A client that takes nothing of its answer for `LONGEST_STALL` seconds counts as one that has left.
-
-    Else it would hold its place, and that of its request in an engine, for as long as it likes.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Says that the client is gone when it is, or as good as."""
-        if scope["type"] != ScopeType.HTTP:
-            await self._app(scope, receive, send)
-            return
-        stalled = asyncio.Event()
-
-        async def sent(message: Message) -> None:
-            try:
-                async with asyncio.timeout(LONGEST_STALL):
-                    await send(message)
-            except TimeoutError:
-                stalled.set()
-
-        await self._app(scope, _until(stalled, receive), sent)
-
-
-def _until(stalled: asyncio.Event, receive: Receive) -> Receive:
-    async def received() -> HTTPReceiveMessage | WebSocketReceiveMessage:
-        message, stall = asyncio.ensure_future(receive()), asyncio.ensure_future(stalled.wait())
-        try:
-            await asyncio.wait({message, stall}, return_when=asyncio.FIRST_COMPLETED)
-            return message.result() if message.done() else {"type": "http.disconnect"}
-        finally:
-            message.cancel()
-            stall.cancel()
-
-    return received
 
 
 class Authentication:

@@ -2,15 +2,14 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from uvicorn.server import ServerState
 
 from gateway.http1 import Connection, Door
-from gateway.http1.exchange import Application
 
 GET = b"GET /a HTTP/1.1\r\nhost: x\r\n\r\n"
 
@@ -18,6 +17,12 @@ GET = b"GET /a HTTP/1.1\r\nhost: x\r\n\r\n"
 def post(length: int, more: bytes = b"") -> bytes:
     """The head of a POST with a body of that many bytes."""
     return b"POST /a HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n%b\r\n" % (length, more)
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Returns when it holds."""
+    while not holds():
+        await asyncio.sleep(0.005)
 
 
 async def echo(scope: Any, receive: Any, send: Any) -> None:
@@ -54,6 +59,11 @@ class Served:
         self.state = state
         self.clients: list[Client] = []
 
+    @property
+    def connections(self) -> list[Connection]:
+        """The connections that are open, as the server has them."""
+        return cast("list[Connection]", [*self.state.connections])
+
     async def client(self, *, limit: int = 2**16) -> "Client":
         """A new connection; `limit` is what it buffers of what it is sent, in bytes."""
         client = Client(*await asyncio.open_connection("127.0.0.1", self._port, limit=limit))
@@ -68,7 +78,7 @@ class Served:
 
     def shut_down(self) -> None:
         """What uvicorn does with its connections when it ends."""
-        for connection in [*self.state.connections]:
+        for connection in self.connections:
             connection.shutdown()
 
 
@@ -104,7 +114,7 @@ class Client:
 
 @asynccontextmanager
 async def serving(
-    app: Application, *, max_connections: int = 100, keep_alive: float = 60, body_timeout: float = 60
+    app: Callable[..., Any], *, max_connections: int = 100, keep_alive: float = 60, body_timeout: float = 60
 ) -> AsyncIterator[Served]:
     """A server with those limits (seconds), until the context ends."""
     door = Door(max_connections=max_connections, keep_alive=keep_alive, body_timeout=body_timeout)
@@ -121,6 +131,8 @@ async def serving(
             yield served
     finally:
         server.close()
-        for end in (*served.clients, *state.connections):
-            (end.writer if isinstance(end, Client) else end).transport.abort()
+        for client in served.clients:
+            client.writer.transport.abort()
+        for connection in served.connections:
+            connection.transport.abort()
         await asyncio.sleep(0)
