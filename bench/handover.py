@@ -48,8 +48,7 @@ def exact(form: encode.Form) -> Write:
     """The gateway's own writing."""
 
     def write(image: Image.Image) -> bytes:
-        room = bytearray(encode.length(form, image.size))
-        return bytes(memoryview(room)[: encode.write(image, form, memoryview(room))])
+        return b"".join(encode.pieces(image, form))
 
     return write
 

@@ -8,9 +8,11 @@ that real clients send: without padding, in the URL-safe alphabet, with line bre
   the two spellings are one picture, in the cache as well.
 """
 
+import ctypes
 import re
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import cast
 
 import pybase64
 
@@ -28,6 +30,12 @@ _SHORT = 1024  # bytes; of what is so short, any part may be white space
 _PIECE = 2**20  # characters; between two pieces other threads get their turn
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 
+_READ_ONLY = 0x100
+_characters = ctypes.pythonapi.PyUnicode_AsUTF8AndSize
+_characters.restype, _characters.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_void_p)
+_view = ctypes.pythonapi.PyMemoryView_FromMemory
+_view.restype, _view.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int)
+
 
 def decode(text: str, *, param: str, max_bytes: int, formats: Sequence[Format]) -> bytes:
     """The bytes of a data URL or of bare base64, at least one and at most `max_bytes`.
@@ -41,7 +49,7 @@ def decode(text: str, *, param: str, max_bytes: int, formats: Sequence[Format]) 
     if _DATA.match(text):
         return _decode_data_url(text, param, max_bytes)
     try:
-        data = _decode_base64(text, param, max_bytes)
+        data = _decode_base64(text, 0, param, max_bytes)
     except ValueError:
         raise refusal.unknown_source(param, formats) from None
     if sniff(data) is None:
@@ -70,7 +78,7 @@ def _decode_data_url(text: str, param: str, max_bytes: int) -> bytes:
     if not _says_base64(text[:comma]):
         raise refusal.invalid_base64(param, "a value without the ';base64' separator")
     try:
-        data = _decode_base64(text[comma + 1 :], param, max_bytes)
+        data = _decode_base64(text, comma + 1, param, max_bytes)
     except ValueError:
         raise refusal.invalid_base64(param, "an invalid base64-encoded value") from None
     if not data:
@@ -83,33 +91,39 @@ def _says_base64(head: str) -> bool:
     return bool(parameters) and parameters[-1].strip().lower() == "base64"
 
 
-def _decode_base64(text: str, param: str, max_bytes: int) -> bytes:
-    """Decodes after a look at the length.
+def _decode_base64(text: str, start: int, param: str, max_bytes: int) -> bytes:
+    """Decodes what stands from `start` on, after a look at its length.
 
     Raises:
         PictureError: `image_file_too_large`.
         ValueError: this is no base64.
     """
-    if _decoded_length(text) <= max_bytes:
+    length = _decoded_length(text, start)
+    if length <= max_bytes and text.isascii():
         with suppress(ValueError):
-            return pybase64.b64decode(text, validate=True)
-    elif _decoded_length(text) > max_bytes * _SPARSEST + _SHORT:
+            return pybase64.b64decode(_bytes_of(text)[start:], validate=True)
+    elif length > max_bytes * _SPARSEST + _SHORT:
         raise refusal.too_many_bytes(param, max_bytes)
-    text = _compact(text)
+    text = _compact(text, start)
     if _decoded_length(text) > max_bytes:
         raise refusal.too_many_bytes(param, max_bytes)
     return _decode_padded(text)
 
 
-def _decoded_length(text: str) -> int:
-    """How many bytes the base64 holds at least, white space being counted as digits."""
-    digits = len(text)
-    return digits // 4 * 3 + max(0, digits % 4 - 1) - text.endswith("=") - text.endswith("==")
+def _bytes_of(text: str) -> memoryview:
+    """The bytes in which Python keeps an ASCII text, for as long as that lives: a slice of it would be another copy."""
+    return cast("memoryview", _view(_characters(text, None), len(text), _READ_ONLY))
 
 
-def _compact(text: str) -> str:
-    """The text without white space, in the usual alphabet; a ValueError where it is not ASCII."""
-    pieces = (text[at : at + _PIECE].encode("ascii") for at in range(0, len(text), _PIECE))
+def _decoded_length(text: str, start: int = 0) -> int:
+    """How many bytes the base64 from `start` on holds at least, white space being counted as digits."""
+    digits = len(text) - start
+    return digits // 4 * 3 + max(0, digits % 4 - 1) - text.endswith("=", start) - text.endswith("==", start)
+
+
+def _compact(text: str, start: int) -> str:
+    """The text from there on without white space, in the usual alphabet; a ValueError where it is not ASCII."""
+    pieces = (text[at : at + _PIECE].encode("ascii") for at in range(start, len(text), _PIECE))
     return b"".join(piece.translate(_URL_SAFE, _WHITE_SPACE) for piece in pieces).decode("ascii")
 
 

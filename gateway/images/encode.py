@@ -10,6 +10,7 @@ Sources: the PNG specification, third edition, sections 5 (chunks), 9.2 (filter 
 
 import struct
 import zlib
+from collections.abc import Iterator
 from io import BytesIO
 from typing import TYPE_CHECKING, Literal
 
@@ -39,30 +40,30 @@ def length(form: Form, size: tuple[int, int]) -> int:
             return len(_ppm_header(size)) + height * 3 * width
 
 
-def write(image: "Image.Image", form: Form, target: memoryview) -> int:
-    """Writes an RGB picture into `target`, which is of its `length`; how many bytes of it were used."""
+def pieces(image: "Image.Image", form: Form) -> Iterator[bytes | memoryview]:
+    """The file of an RGB picture, piece by piece: together of its `length`, or of less."""
     match form:
         case "png":
-            return _write_png(image, target)
+            yield from _png(image)
         case "bmp":
-            target[:_BMP_HEADER] = _bmp_header(image.size)
-            target[_BMP_HEADER:] = image.tobytes("raw", "BGR", _bmp_row(image.width), 1)
+            yield _bmp_header(image.size)
+            yield image.tobytes("raw", "BGR", _bmp_row(image.width), 1)
         case "ppm":
-            header = _ppm_header(image.size)
-            target[: len(header)] = header
-            target[len(header) :] = image.tobytes()
-    return len(target)
+            yield _ppm_header(image.size)
+            yield image.tobytes()
 
 
 # --- PNG ------------------------------------------------------------------------------------------------------------
 
 
-def _write_png(image: "Image.Image", target: memoryview) -> int:
-    if image.width * image.height > _STORED and len(data := _compressed(image)) <= len(target):
-        target[: len(data)] = data
-        return len(data)
-    _write_stored_png(image, target)
-    return len(target)
+def _png(image: "Image.Image") -> Iterator[bytes | memoryview]:
+    if image.width * image.height > _STORED and len(data := _compressed(image)) <= length("png", image.size):
+        yield data
+        return
+    yield _PNG_SIGNATURE
+    yield _chunk(b"IHDR", struct.pack(">IIBBBBB", image.width, image.height, 8, 2, 0, 0, 0))
+    yield from _pixels(image)
+    yield _chunk(b"IEND", b"")
 
 
 def _compressed(image: "Image.Image") -> bytes:
@@ -71,21 +72,15 @@ def _compressed(image: "Image.Image") -> bytes:
     return file.getvalue()
 
 
-def _write_stored_png(image: "Image.Image", target: memoryview) -> None:
-    header = struct.pack(">IIBBBBB", image.width, image.height, 8, 2, 0, 0, 0)
-    start = _PNG_SIGNATURE + _chunk(b"IHDR", header)
-    end = _chunk(b"IEND", b"")
-    target[: len(start)] = start
-    target[-len(end) :] = end
-    _write_data(image, target[len(start) : -len(end)])
-
-
-def _write_data(image: "Image.Image", target: memoryview) -> None:
+def _pixels(image: "Image.Image") -> Iterator[bytes | memoryview]:
     """The chunk of the pixels."""
-    content = target[8:-4]
-    target[:8] = struct.pack(">I4s", len(content), b"IDAT")
-    _store(_rows(image), content)
-    target[-4:] = struct.pack(">I", zlib.crc32(target[4:-4]))
+    rows = _rows(image)
+    yield struct.pack(">I", _zlib_length(len(rows)))
+    checksum = 0
+    for piece in (b"IDAT", *_stored(rows)):
+        checksum = zlib.crc32(piece, checksum)
+        yield piece
+    yield struct.pack(">I", checksum)
 
 
 def _rows(image: "Image.Image") -> bytearray:
@@ -98,17 +93,16 @@ def _rows(image: "Image.Image") -> bytearray:
     return rows
 
 
-def _store(data: bytearray, target: memoryview) -> None:
+def _stored(data: bytearray) -> Iterator[bytes | memoryview]:
     """A zlib stream that holds the data as it is, in blocks."""
-    target[:2] = _ZLIB_HEADER
-    at, view = 2, memoryview(data)
+    view = memoryview(data)
+    yield _ZLIB_HEADER
     for start in range(0, len(data), _BLOCK):
         block = view[start : start + _BLOCK]
         last = start + _BLOCK >= len(data)
-        target[at : at + 5] = struct.pack("<BHH", last, len(block), len(block) ^ 0xFFFF)
-        target[at + 5 : at + 5 + len(block)] = block
-        at += 5 + len(block)
-    target[at:] = struct.pack(">I", zlib.adler32(data))
+        yield struct.pack("<BHH", last, len(block), len(block) ^ 0xFFFF)
+        yield block
+    yield struct.pack(">I", zlib.adler32(data))
 
 
 def _zlib_length(size: int) -> int:

@@ -15,6 +15,7 @@ from functools import partial
 from types import TracebackType
 from typing import Protocol
 
+from gateway.allocator import Pauses
 from gateway.config import ImagesConfig
 from gateway.errors import Overloaded
 from gateway.images import data_url, encode, handover, installed, plan, refusal
@@ -68,6 +69,7 @@ class Ingest:
         self.pool = Pool(self._formats, most_memory=config.max_decoded, workers=workers)
         self.decoded = Budget(config.max_decoded)  # for those that wait for an engine, or are with one
         self._flights: Flights[str] = Flights()
+        self._pauses = Pauses()
         self.shelf = shelf or Shelf()
 
     async def __aenter__(self) -> "Ingest":
@@ -78,6 +80,7 @@ class Ingest:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._pauses.close()
         await self.pool.__aexit__(kind, error, trace)
         self.shelf.__exit__(kind, error, trace)
 
@@ -96,6 +99,7 @@ class Ingest:
             PictureError: it cannot be had, is in no format that is read, over a limit or damaged; at `param`.
         """
         data = await self._read(url, param)
+        self._pauses.note(len(data))
         if hold is not None and _REMOTE.match(url):
             try:
                 hold(len(data))

@@ -53,8 +53,6 @@ _CALLS: dict[str, dict[str, int]] = {
 _MMAP = {"x86_64": 9, "aarch64": 222}
 _MPROTECT = {"x86_64": 10, "aarch64": 226}
 _PRLIMIT = {"x86_64": 302, "aarch64": 261}
-_FCNTL = {"x86_64": 72, "aarch64": 25}
-_DUPLICATE = 1030  # the descriptor of memory that is mapped
 
 
 class Cell:
@@ -109,7 +107,6 @@ def _filter(machine: str) -> bool:
 def _program(machine: str) -> list[bytes]:
     refuse_if_executable = [(_LOAD, _ARGUMENTS + 2 * 8), (_ANY_BIT, _EXECUTABLE, 0, 1), (_RETURN, _REFUSE)]
     refuse_if_another = [(_LOAD, _ARGUMENTS), (_EQUAL, 0, 1, 0), (_RETURN, _REFUSE)]
-    refuse_unless_duplicate = [(_LOAD, _ARGUMENTS + 8), (_EQUAL, _DUPLICATE, 1, 0), (_RETURN, _REFUSE)]
     steps: list[tuple[int, ...]] = [
         (_LOAD, _ARCHITECTURE),
         (_EQUAL, _ARCHITECTURES[machine], 1, 0),
@@ -120,7 +117,6 @@ def _program(machine: str) -> list[bytes]:
         (_MMAP[machine], refuse_if_executable),
         (_MPROTECT[machine], refuse_if_executable),
         (_PRLIMIT[machine], refuse_if_another),
-        (_FCNTL[machine], refuse_unless_duplicate),
         *((number, []) for number in _CALLS[machine].values()),
     ):
         steps += [(_EQUAL, number, 0, len(checks) + 1), *checks, (_RETURN, _ALLOW)]

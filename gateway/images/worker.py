@@ -4,32 +4,37 @@ Standard input is the socket to its parent. It imports and tries what it will ne
 does one task after the other until its parent closes the socket.
 """
 
-import mmap
 import os
 import socket
+import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from io import BytesIO
 
 from PIL import Image
 
+from gateway import allocator
 from gateway.images import encode, pixels, sandbox, task
 from gateway.images.plan import Plan
 from gateway.images.sniff import Format
 from gateway.images.task import Outcome, Task
+
+KEPT = 64 * 2**20  # bytes of freed memory: what a picture of 12 megapixels takes
 
 _TINY = (8, 8)
 
 
 def main(formats: Sequence[Format], most_memory: int) -> None:
     """Does what its parent asks until that closes the socket."""
+    allocator.keep_freed(KEPT)
     channel = socket.socket(fileno=sys.stdin.fileno())
+    channel.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _time(allocator.PAUSE))
     warm_up(formats)
     cell = sandbox.lock(most_memory)
     channel.sendall(task.READY_LOCKED if cell.filtered else task.READY_UNLOCKED)
     while True:
-        message, descriptors, _, _ = socket.recv_fds(channel, task.LONGEST, 2)
+        message, descriptors = _next(channel)
         if not message:
             return
         wanted = task.decode(message)
@@ -37,6 +42,25 @@ def main(formats: Sequence[Format], most_memory: int) -> None:
         channel.sendall(_answer(wanted, *descriptors))
         for descriptor in descriptors:
             os.close(descriptor)
+
+
+def _next(channel: socket.socket) -> tuple[bytes, list[int]]:
+    """What the parent asks next, with its descriptors. In a longer pause, memory is given back."""
+    is_due = True
+    while True:
+        try:
+            message, descriptors, _, _ = socket.recv_fds(channel, task.LONGEST, 2)
+        except BlockingIOError:
+            if is_due:
+                allocator.give_back()
+            is_due = False
+        else:
+            return message, descriptors
+
+
+def _time(seconds: float) -> bytes:
+    """The system's struct timeval."""
+    return struct.pack("ll", int(seconds), round(seconds % 1 * 1e6))
 
 
 def warm_up(formats: Sequence[Format]) -> None:
@@ -47,8 +71,7 @@ def warm_up(formats: Sequence[Format]) -> None:
             pixels.prepare([kind])
             sample = BytesIO()
             Image.new("RGB", _TINY).save(sample, kind)
-            room = bytearray(encode.length("png", whole.size))
-            encode.write(pixels.render(sample.getvalue(), kind, whole), "png", memoryview(room))
+            list(encode.pieces(pixels.render(sample.getvalue(), kind, whole), "png"))
 
 
 def _answer(wanted: Task, encoded: int, result: int) -> bytes:
@@ -65,9 +88,18 @@ def _answer(wanted: Task, encoded: int, result: int) -> bytes:
 def _decode(wanted: Task, encoded: int, result: int) -> int:
     """Decodes a picture from one descriptor's memory into another's; how many bytes of it were used."""
     data = os.pread(encoded, wanted.encoded, 0)
-    image = pixels.render(data, wanted.format, wanted.plan)
-    with mmap.mmap(result, wanted.room) as target, memoryview(target) as view:
-        return encode.write(image, wanted.form, view)
+    return _write(result, encode.pieces(pixels.render(data, wanted.format, wanted.plan), wanted.form))
+
+
+def _write(descriptor: int, pieces: Iterable[bytes | memoryview]) -> int:
+    """Writes them one behind the other; their length. Mapping that memory would cost a page fault for every 4 kB."""
+    at = 0
+    for piece in pieces:
+        rest = memoryview(piece)
+        while rest:
+            written = os.pwrite(descriptor, rest, at)
+            at, rest = at + written, rest[written:]
+    return at
 
 
 if __name__ == "__main__":
