@@ -21,18 +21,11 @@ from gateway.images.plan import Sizing
 from gateway.images.pool import NotDecoded
 from gateway.images.sniff import FORMATS
 from tests.gateway.images import made
+from tests.gateway.images.ingests import NoSource
 from tests.gateway.images.test_data_url import odd
 from tests.gateway.images.test_header import spoilt
 
 DECODED_EVERY = 20  # rounds: decoding takes a thousand times as long as reading a header
-
-
-class NoSource:
-    """Nothing is fetched here."""
-
-    async def fetch(self, url: str, *, param: str) -> bytes:
-        """Never called."""
-        raise AssertionError(url, param)
 
 
 def main() -> None:

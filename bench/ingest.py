@@ -34,6 +34,7 @@ from gateway.images.plan import Filter, Sizing, plan
 from gateway.images.sniff import FORMATS
 from gateway.images.worker import KEPT
 from tests.detail import photograph
+from tests.gateway.images.ingests import NoSource
 from tests.gateway.images.made import bomb, saved
 
 MEGAPIXELS_12 = (4032, 3024)
@@ -136,18 +137,10 @@ def seconds() -> float:
 # --- the whole way --------------------------------------------------------------------------------------------------
 
 
-class NoWeb:
-    """There is none: every picture comes in the request."""
-
-    async def fetch(self, url: str, *, param: str) -> bytes:
-        """Never asked."""
-        raise NotImplementedError
-
-
 async def measure_bomb() -> None:
     """A PNG of 20 kilobytes that claims 13,000 x 13,000 pixels."""
     url = "data:;base64," + base64.b64encode(bomb(13_000)).decode()
-    async with Ingest(NoWeb(), ImagesConfig()) as ingest:
+    async with Ingest(NoSource(), ImagesConfig()) as ingest:
         before, begun = memory(), time.perf_counter()
         try:
             await ingest.load(url, param="")
@@ -160,7 +153,7 @@ async def measure_pool(picture: bytes, rounds: int) -> None:
     """Many of the pictures through one worker and through one for each processor."""
     sizing, rates = Sizing("square", 384), []
     for workers in (1, len(os.sched_getaffinity(0))):
-        async with Ingest(NoWeb(), ImagesConfig(), workers=workers) as ingest:
+        async with Ingest(NoSource(), ImagesConfig(), workers=workers) as ingest:
             copies = await loaded(ingest, picture, 6 * rounds)
             await hand_over(ingest, copies[: 2 * rounds], sizing)  # so that the workers are there
             begun = time.perf_counter()
@@ -174,7 +167,7 @@ async def measure_crowd() -> None:
     """64 pictures of just under 50 megapixels at once: the most memory that the gateway and its workers take."""
     config = ImagesConfig()
     image = Image.linear_gradient("L").resize(JUST_LEGAL).convert("RGB")
-    async with Ingest(NoWeb(), config) as ingest:
+    async with Ingest(NoSource(), config) as ingest:
         copies = await loaded(ingest, saved(image, "PNG", compress_level=1), 66)
         await hand_over(ingest, copies[:2], Sizing("square", 384))
         with Watch() as watch:

@@ -22,6 +22,7 @@ from gateway.images.ingest import Encoded, Ingest
 from gateway.images.plan import Sizing
 from gateway.values import Bytes, Seconds
 from tests.gateway.images import made
+from tests.gateway.images.ingests import NoSource
 
 PICTURES = 64
 SIDE = 7071  # just under 50 million pixels
@@ -34,14 +35,6 @@ KINDS: dict[str, Callable[[], bytes]] = {
     "jpeg, progressive": lambda: made.saved(Image.new("RGB", (SIDE, SIDE), "teal"), "JPEG", progressive=True),
     "webp, lossless": lambda: made.saved(Image.new("RGBA", (SIDE, SIDE), "teal"), "WEBP", lossless=True, method=0),
 }
-
-
-class NoSource:
-    """Nothing is fetched here."""
-
-    async def fetch(self, url: str, *, param: str) -> bytes:
-        """Never called."""
-        raise AssertionError(url, param)
 
 
 def main() -> None:

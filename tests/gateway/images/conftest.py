@@ -1,17 +1,28 @@
 """A web server that misbehaves as told, a listener that nobody may reach, and pictures made byte by byte."""
 
 import asyncio
+import os
+import signal
 import ssl
 import struct
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
 from gateway.config import ImagesConfig
+from gateway.images.decoder import Decoder
+from gateway.images.fetch import Fetcher
+from gateway.images.ingest import Ingest
+from gateway.images.pool import Pool
 from gateway.values import Bytes, Seconds
+
+from . import made
+from .ingests import CONFIG, PICTURE, FakeFetcher
+from .pools import MEMORY, Sent
 
 Answer = bytes | Callable[[asyncio.StreamWriter], Awaitable[None]]
 MakePng = Callable[..., bytes]
@@ -127,3 +138,46 @@ def make_png() -> MakePng:
         )
 
     return make
+
+
+@pytest.fixture
+async def fetcher(config: ImagesConfig) -> AsyncIterator[Fetcher]:
+    """A fetcher that may reach the origin and nothing else on loopback."""
+    async with Fetcher(config) as fetcher:
+        yield fetcher
+
+
+@pytest.fixture
+async def two() -> AsyncIterator[Pool]:
+    """A pool with two workers at work at most."""
+    async with Pool(made.DEFAULT, most_memory=MEMORY, workers=2) as running:
+        yield running
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> Sent:
+    """What is sent from now on."""
+    noted = Sent()
+    send = Decoder.send
+
+    def noting(worker: Decoder, *arguments: Any) -> None:
+        if noted.holds:
+            os.kill(worker.pid, signal.SIGSTOP)
+        send(worker, *arguments)
+        noted.append(worker.pid)
+
+    monkeypatch.setattr(Decoder, "send", noting)
+    return noted
+
+
+@pytest.fixture
+def web() -> FakeFetcher:
+    """A web with one picture in it."""
+    return FakeFetcher(PICTURE)
+
+
+@pytest.fixture
+async def ingest(web: FakeFetcher) -> AsyncIterator[Ingest]:
+    """An ingest over that web."""
+    async with Ingest(web, CONFIG, workers=1) as running:
+        yield running

@@ -1,19 +1,16 @@
-"""Downloads: what is fetched, how often, by which ways, and in how much time what cannot be is given up."""
+"""Downloads: what is fetched, by which ways, and in how much time what cannot be is given up."""
 
 import asyncio
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
 import pytest
 from msgspec.structs import replace
 
 from gateway.config import ImagesConfig
-from gateway.errors import Overloaded
-from gateway.images import download, flights
 from gateway.images.connector import MAX_IDLE, SystemLookup
 from gateway.images.fetch import Fetcher
 from gateway.values import Seconds
@@ -24,19 +21,12 @@ from .network import BODY, PARAM, FakeDns, answer, assert_unreachable, redirect,
 KEPT = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(BODY), BODY)
 
 
-@pytest.fixture
-async def fetcher(config: ImagesConfig) -> AsyncIterator[Fetcher]:
-    """A fetcher that may reach the origin and nothing else on loopback."""
-    async with Fetcher(config) as fetcher:
-        yield fetcher
-
-
 def hurried(config: ImagesConfig) -> ImagesConfig:
     """For tests in which nothing can be reached: dialling is soon given up."""
     return replace(config, connect_timeout=Seconds(0.2))
 
 
-# --- what is fetched ------------------------------------------------------------------------------------------------
+# --- what is fetched -------------------------------------------------------------------------------------------------
 
 
 async def test_a_picture_is_fetched(origin: Origin, fetcher: Fetcher) -> None:
@@ -120,171 +110,7 @@ def test_slow_dns_does_not_hold_up_the_end() -> None:
     assert "TimeoutError" in done.stderr
 
 
-# --- once for all ---------------------------------------------------------------------------------------------------
-
-
-async def test_a_thousand_requests_for_a_dead_url_make_one_connection(origin: Origin, fetcher: Fetcher) -> None:
-    """They share it, and those who come a little later are told what is remembered."""
-    origin.answers["/"] = answer(status="404 Not Found")
-    urls = [origin.url("/")] * 500
-    await asyncio.gather(*(assert_unreachable(fetcher, url) for url in urls))
-    await asyncio.gather(*(assert_unreachable(fetcher, url) for url in urls))
-    assert origin.connections == 1
-
-
-async def test_a_thousand_requests_for_a_broken_server_make_two_connections(origin: Origin, fetcher: Fetcher) -> None:
-    """What may pass is tried once more for all of them together."""
-    origin.answers["/"] = answer(status="503 Service Unavailable")
-    await asyncio.gather(*(assert_unreachable(fetcher, origin.url("/")) for _ in range(1000)))
-    assert origin.connections == 2
-
-
-async def test_a_failure_is_forgotten_in_time(
-    origin: Origin, fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """After a minute at the latest it is tried again."""
-    monkeypatch.setattr(flights, "SHORTEST_MEMORY", 0.0)
-    monkeypatch.setattr(flights, "LONGEST_MEMORY", 0.0)
-    origin.answers["/"] = answer(status="404 Not Found")
-    await assert_unreachable(fetcher, origin.url("/"))
-    origin.answers["/"] = answer()
-    assert await fetcher.fetch(origin.url("/"), param=PARAM) == BODY
-
-
-async def test_only_what_the_network_did_is_remembered(origin: Origin, fetcher: Fetcher, config: ImagesConfig) -> None:
-    """An empty or too large file is a fact about a file that may have changed."""
-    for body in (b"", bytes(config.max_bytes + 1)):
-        origin.answers["/"] = answer(body)
-        await refused(fetcher, origin.url("/"))
-        origin.answers["/"] = answer()
-        assert await fetcher.fetch(origin.url("/"), param=PARAM) == BODY
-
-
-async def test_requests_for_one_url_share_its_download(origin: Origin, fetcher: Fetcher) -> None:
-    """Also when the one that began it leaves, and each is told of its own place in its own request."""
-    reached, go = asyncio.Event(), asyncio.Event()
-
-    async def wait(writer: asyncio.StreamWriter) -> None:
-        reached.set()
-        await go.wait()
-        writer.write(answer(b""))
-
-    origin.answers["/"] = wait
-    first, *others = [
-        asyncio.create_task(fetcher.fetch(origin.url(f"/#{number}"), param=f"messages[{number}]"))
-        for number in range(3)
-    ]
-    await reached.wait()
-    first.cancel()
-    go.set()
-    errors = await asyncio.gather(*others, return_exceptions=True)
-    assert [getattr(error, "param", None) for error in errors] == ["messages[1]", "messages[2]"]
-    assert origin.connections == 1
-
-
-async def test_giving_up_closes_the_connection(origin: Origin, fetcher: Fetcher) -> None:
-    """The last client that leaves takes the download with it, and the next one begins anew."""
-    reached, left = asyncio.Event(), asyncio.Event()
-
-    async def stall(writer: asyncio.StreamWriter) -> None:
-        reached.set()
-        try:
-            while True:
-                writer.write(b"HTTP/1.1 102 Processing\r\n\r\n")
-                await writer.drain()
-        except ConnectionError:
-            left.set()
-
-    origin.answers["/"] = stall
-    tasks = [asyncio.create_task(fetcher.fetch(origin.url("/"), param=PARAM)) for _ in range(2)]
-    await reached.wait()
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
-    assert all(task.cancelled() for task in tasks)
-    origin.answers["/"] = answer()
-    assert await fetcher.fetch(origin.url("/"), param=PARAM) == BODY
-    async with asyncio.timeout(5):
-        await left.wait()
-
-
-async def test_bodies_under_way_are_bounded_together(
-    origin: Origin, config: ImagesConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One alone always comes; another for which there is no memory left is told to come back, and can at once."""
-    monkeypatch.setattr(download, "MAX_UNDER_WAY", 10)
-    begun, go_on = asyncio.Event(), asyncio.Event()
-
-    async def slow(writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n12345678")
-        begun.set()
-        await go_on.wait()
-        writer.write(b"9012")
-
-    origin.answers["/slow"], origin.answers["/"] = slow, answer()
-    async with Fetcher(config) as fetcher:
-        first = asyncio.create_task(fetcher.fetch(origin.url("/slow"), param=PARAM))
-        await begun.wait()
-        async with asyncio.timeout(30):
-            while fetcher._downloader._gate.bytes < 8:
-                await asyncio.sleep(0.001)
-        with pytest.raises(Overloaded, match="Too many pictures are being downloaded"):
-            await fetcher.fetch(origin.url("/"), param=PARAM)
-        go_on.set()
-        assert await first == b"123456789012"
-        assert await fetcher.fetch(origin.url("/"), param=PARAM) == BODY
-
-
-async def test_one_host_has_a_share_of_the_downloads(
-    origin: Origin, config: ImagesConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Others wait their turn; who waits too long is told to come back, and nothing is held against the URL."""
-    monkeypatch.setattr("gateway.images.fetch.MAX_DOWNLOADS_PER_HOST", 2)
-    monkeypatch.setattr("gateway.images.fetch.PATIENCE", 0.1)
-    go = asyncio.Event()
-
-    async def wait(writer: asyncio.StreamWriter) -> None:
-        await go.wait()
-        writer.write(answer())
-
-    origin.answers |= {"/slow": wait, "/": answer()}
-    urls = [f"http://slow.example:{origin.port}/slow?{number}" for number in range(3)]
-    async with Fetcher(config, lookup=FakeDns({"slow.example": [["127.0.0.1"]]})) as fetcher:
-        slow = [asyncio.create_task(fetcher.fetch(url, param=PARAM)) for url in urls]
-        assert await fetcher.fetch(origin.url("/"), param=PARAM) == BODY
-        with pytest.raises(Overloaded, match="Too many pictures are being downloaded"):
-            await slow[2]
-        go.set()
-        assert await asyncio.gather(*slow[:2]) == [BODY, BODY]
-        assert await fetcher.fetch(urls[2], param=PARAM) == BODY
-
-
-# --- one more try ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("status", ["429 Too Many Requests", "500 Oops", "503 Service Unavailable"])
-async def test_what_may_pass_is_tried_once_more(origin: Origin, fetcher: Fetcher, status: str) -> None:
-    """An overloaded server gets a second chance, and no third."""
-
-    async def recover(writer: asyncio.StreamWriter) -> None:
-        writer.write(answer(status=status) if len(origin.heads) == 1 else answer())
-
-    origin.answers |= {"/": recover, "/broken": answer(status=status)}
-    assert await fetcher.fetch(origin.url("/"), param=PARAM) == BODY
-    assert len(origin.heads) == 2
-    await assert_unreachable(fetcher, origin.url("/broken"))
-    assert len(origin.heads) == 4
-
-
-@pytest.mark.parametrize("status", ["400 Bad Request", "401 Unauthorized", "404 Not Found", "410 Gone"])
-async def test_what_will_not_pass_is_not_tried_again(origin: Origin, fetcher: Fetcher, status: str) -> None:
-    """The server has said what it thinks of it."""
-    origin.answers["/"] = answer(status=status)
-    await assert_unreachable(fetcher, origin.url("/"))
-    assert origin.connections == 1
-
-
-# --- connections ----------------------------------------------------------------------------------------------------
+# --- connections -----------------------------------------------------------------------------------------------------
 
 
 async def test_connections_are_used_again(origin: Origin, config: ImagesConfig) -> None:
@@ -345,7 +171,7 @@ async def test_idle_connections_are_bounded(origin: Origin, config: ImagesConfig
         assert origin.connections == len(names) + 1  # the last were not
 
 
-# --- what a watch tells ---------------------------------------------------------------------------------------------
+# --- what a watch tells ----------------------------------------------------------------------------------------------
 
 
 async def test_dialling_in_vain_takes_the_same_time_whatever_the_cause(config: ImagesConfig) -> None:
@@ -367,7 +193,7 @@ async def test_dialling_in_vain_takes_the_same_time_whatever_the_cause(config: I
             assert 0.2 <= time.monotonic() - started < 2
 
 
-# --- through a proxy ------------------------------------------------------------------------------------------------
+# --- through a proxy -------------------------------------------------------------------------------------------------
 
 
 async def test_a_proxy_is_dialled_in_place_of_all_others(origin: Origin, config: ImagesConfig) -> None:

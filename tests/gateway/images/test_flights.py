@@ -121,4 +121,5 @@ async def test_who_stops_waiting_takes_no_place() -> None:
     holder.cancel()
     await asyncio.wait([holder, waiting])
     async with places.place("a", patience=1):
-        pass
+        assert places._total.locked()
+    assert not places._total.locked()

@@ -32,10 +32,9 @@ def shown(data: bytes) -> Array:
     return np.asarray(image).astype(int)
 
 
-def near(got: Array, expected: Array) -> None:
-    """Every level of every pixel is as expected, within the tolerance."""
-    assert got.shape == expected.shape
-    assert np.abs(got - expected).max() <= TOLERANCE
+def is_near(got: Array, expected: Array) -> bool:
+    """Whether every level of every pixel is as expected, within the tolerance."""
+    return got.shape == expected.shape and bool(np.abs(got - expected).max() <= TOLERANCE)
 
 
 def levels(colours: Array) -> Array:
@@ -75,7 +74,7 @@ def test_pngs(make_png: MakePng, depth: int, kind: int, channels: int, expected:
     values = np.rint(samples(channels) * most)
     raw = values.astype(f">u{depth // 8}").reshape(SIDE, -1)
     data = make_png((SIDE, SIDE), depth=depth, color=kind, rows=[row.tobytes() for row in raw])
-    near(shown(data), levels(expected(values / most)))
+    assert is_near(shown(data), levels(expected(values / most)))
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4])
@@ -93,9 +92,9 @@ def test_few_bits(make_png: MakePng, depth: int) -> None:
     plain = make_png((SIDE, SIDE), depth=depth, color=3, rows=rows, chunks=chunks)
     clear = make_png((SIDE, SIDE), depth=depth, color=3, rows=rows, chunks=[*chunks, (b"tRNS", alpha.tobytes())])
 
-    near(shown(grey), levels((indices / most)[..., None].repeat(3, axis=-1)))
-    near(shown(plain), palette[indices].astype(int))
-    near(shown(clear), levels(over_white(palette[indices] / 255, (alpha[indices] / 255)[..., None])))
+    assert is_near(shown(grey), levels((indices / most)[..., None].repeat(3, axis=-1)))
+    assert is_near(shown(plain), palette[indices].astype(int))
+    assert is_near(shown(clear), levels(over_white(palette[indices] / 255, (alpha[indices] / 255)[..., None])))
 
 
 def test_a_deep_ramp_keeps_its_mean(make_png: MakePng) -> None:
@@ -137,7 +136,7 @@ def with_profile(profile: bytes | None, colours: Array = CUBE) -> bytes:
 def test_profiles_are_brought_to_srgb(space: str) -> None:
     """Wide spaces, and narrow ones with another curve, show the colours that they mean."""
     meant: colour.Space = getattr(colour, space)
-    near(shown(with_profile(colour.matrix_profile(meant))), levels(colour.in_srgb(CUBE, meant)))
+    assert is_near(shown(with_profile(colour.matrix_profile(meant))), levels(colour.in_srgb(CUBE, meant)))
 
 
 def test_a_profile_that_changes_nothing_is_left_out() -> None:
@@ -216,20 +215,20 @@ def patches(image: Array) -> Array:
 )
 def test_inks_without_a_profile(stored: Array, transform: int | None) -> None:
     """CMYK in all three forms that JPEGs hold it in shows the same colours."""
-    near(patches(shown(ink_jpeg(stored, transform=transform))), levels(colour.from_inks(INKS / 255)))
+    assert is_near(patches(shown(ink_jpeg(stored, transform=transform))), levels(colour.from_inks(INKS / 255)))
 
 
 @pytest.mark.parametrize("stored", [255 - INKS, INKS], ids=["inverted", "as they are"])
 def test_inks_with_a_profile(stored: Array) -> None:
     """A press's profile says what its inks look like."""
     data = ink_jpeg(stored, transform=0 if stored is not INKS else None, profile=colour.ink_profile())
-    near(patches(shown(data)), levels(colour.from_xyz(colour.from_lab(colour.lab_of_inks(INKS / 255)))))
+    assert is_near(patches(shown(data)), levels(colour.from_xyz(colour.from_lab(colour.lab_of_inks(INKS / 255)))))
 
 
 def test_a_profile_for_screens_is_ignored_on_inks() -> None:
     """A profile must fit the picture."""
     data = ink_jpeg(255 - INKS, transform=0, profile=colour.matrix_profile(colour.PROPHOTO))
-    near(patches(shown(data)), levels(colour.from_inks(INKS / 255)))
+    assert is_near(patches(shown(data)), levels(colour.from_inks(INKS / 255)))
 
 
 def test_sixteen_bits_of_transparent_colour(make_png: MakePng) -> None:

@@ -9,7 +9,6 @@ import time
 import zlib
 from collections.abc import AsyncIterator
 from io import BytesIO
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -23,6 +22,8 @@ from gateway.images.sniff import Format
 from gateway.values import Bytes, Seconds
 
 from . import made
+from .ingests import NoSource
+from .pools import resident
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")  # a worker for each test would take most of the time
 
@@ -32,13 +33,6 @@ TOO_LARGE, DAMAGED, NO_PICTURE = "image_too_large", "image_parse_error", "invali
 EITHER = "decoded, or damaged"  # as the decoder's version will have it
 TELLTALE = re.compile(r"0x|object|PIL|Error|Traceback|BytesIO|truncated| file \(|/tmp|/usr|/work|line \d")
 CONFIG = ImagesConfig(formats=("jpeg", "png", "webp", "gif", "avif"), decode_timeout=Seconds(10))
-
-
-class NoSource:
-    """Nothing is fetched here."""
-
-    async def fetch(self, url: str, *, param: str) -> bytes:
-        raise AssertionError("something was fetched")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -246,11 +240,6 @@ async def test_a_bomb_never_reaches_a_decoder(ingest: Ingest, size: tuple[int, i
 def tasks_done(ingest: Ingest) -> int:
     """How many pictures its workers have answered about."""
     return sum(worker.done for worker in ingest.pool._staff._decoders)
-
-
-def resident(pid: int | str = "self") -> int:
-    """The memory of a process, ours by default, in bytes."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
 
 
 @pytest.mark.parametrize("kind", ["tiff", "bmp", "heic", "psd", "eps", "fits", "ppm", "an icns"])

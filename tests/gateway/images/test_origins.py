@@ -6,7 +6,7 @@ import socket
 import struct
 import time
 import tracemalloc
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 
 import pytest
 from msgspec.structs import replace
@@ -22,13 +22,6 @@ from .conftest import Answer, Origin
 from .network import BODY, PARAM, answer, assert_unreachable, redirect, refused
 
 Script = Callable[[asyncio.StreamWriter], Awaitable[None]]
-
-
-@pytest.fixture
-async def fetcher(config: ImagesConfig) -> AsyncIterator[Fetcher]:
-    """A fetcher that may reach the origin and nothing else on loopback."""
-    async with Fetcher(config) as fetcher:
-        yield fetcher
 
 
 def endless(head: str, piece: bytes = bytes(2**16)) -> Script:

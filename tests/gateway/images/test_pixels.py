@@ -276,7 +276,8 @@ def test_two_parsers_must_agree() -> None:
 def test_sizes_come_out_as_planned(kind: str, size: tuple[int, int], sizing: Sizing, resize: Resize, turn: int) -> None:
     """Whatever the picture, the model and the mode: memory for the result is made by the plan."""
     block = {} if kind == "GIF" else {"exif": exif(turn)}
-    shown(saved(Image.new("L", size, 200), kind, **block), sizing, resize)
+    data = saved(Image.new("L", size, 200), kind, **block)
+    assert shown(data, sizing, resize).size == plan(header.read(data), sizing, resize).size
 
 
 def test_jpegs_are_decoded_small(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from gateway.auth import ANONYMOUS
 from gateway.captioning import Captioner
 from gateway.config import ImagesConfig
 from gateway.errors import PictureError
-from gateway.images.connector import BlockedAddressError, Connector, Guard, is_own
+from gateway.images.connector import BlockedAddressError, Connector, Guard, Resolver, is_own
 from gateway.images.fetch import Fetcher
 from gateway.parts import Parts
 from gateway.values import Seconds
@@ -120,10 +120,10 @@ async def test_names_with_a_bad_answer_are_refused_whole() -> None:
 
 
 async def test_the_borders_of_what_is_public_are_dialled() -> None:
-    """The neighbours of private blocks are the Internet: they pass all checks, up to the socket."""
-    guard = Guard(())
-    for address in ("100.63.255.255", "100.128.0.0", "172.15.255.255", "172.32.0.0", "2606:4700::1111"):
-        guard.check(address, 443)
+    """The neighbours of private blocks are the Internet: all their answers are given to who dials."""
+    borders = ["100.63.255.255", "100.128.0.0", "172.15.255.255", "172.32.0.0", "2606:4700::1111"]
+    resolver = Resolver(Guard(()), FakeDns({"borders.example": [borders]}))
+    assert [answer["host"] for answer in await resolver.resolve("borders.example", 443)] == borders
 
 
 async def test_rebinding_gains_nothing(

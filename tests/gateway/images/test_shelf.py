@@ -24,17 +24,11 @@ from gateway.images.plan import Sizing
 from gateway.images.shelf import MEMORY, PREFIX, Lease, Place, Shelf
 
 from . import made
+from .ingests import NoSource
 
 PARAM = "messages[0].content[1].image_url.url"
 MODEL = Sizing("square", 64)
 PICTURE = f"data:;base64,{base64.b64encode(made.PICTURES['png']).decode()}"
-
-
-class NoSource:
-    """Nothing is fetched here."""
-
-    async def fetch(self, url: str, *, param: str) -> bytes:
-        raise AssertionError("something was fetched")
 
 
 @pytest.fixture
