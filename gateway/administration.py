@@ -1,4 +1,4 @@
-"""`altgate cache`: asks a running gateway, over HTTP, about its cache."""
+"""`altgate cache` and `altgate usage`: ask a running gateway, over HTTP."""
 
 import http.client
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +22,7 @@ def stats(url: str, key: str | None) -> str:
     Raises:
         Refused: it says nothing.
     """
-    report = _asked("GET", url, key, {}, wire.decode_report)
+    report = _asked("GET", "/admin/cache", url, key, query={}, decode=wire.decode_report)
     rows = [
         f"found             {report.hits}",
         f"shared while made {report.joins}",
@@ -39,10 +39,19 @@ def clear(url: str, key: str | None, chosen: Mapping[str, str]) -> tuple[str, bo
     Raises:
         Refused: it does not do it.
     """
-    removed = _asked("DELETE", url, key, chosen, wire.decode_removed)
+    removed = _asked("DELETE", "/admin/cache", url, key, query=chosen, decode=wire.decode_removed)
     complete = removed.redis is None or removed.redis.complete
     rest = [] if complete else ["Redis did not answer in time: there may be more. Run this again."]
     return "\n".join([*_amounts(removed), *rest]), complete
+
+
+def usage(url: str, key: str | None, chosen: Mapping[str, str]) -> wire.UsageReport:
+    """What the gateway at `url` says of its usage.
+
+    Raises:
+        Refused: it says nothing.
+    """
+    return _asked("GET", "/admin/usage", url, key, query=chosen, decode=wire.decode_usage)
 
 
 def _amounts(told: wire.CacheReport | wire.CacheRemoved) -> Iterator[str]:
@@ -52,8 +61,11 @@ def _amounts(told: wire.CacheReport | wire.CacheRemoved) -> Iterator[str]:
             yield f"{name:17} {amount.entries} answers, {amount.bytes / 2**20:.1f} MiB{more}"
 
 
-def _asked(method: str, url: str, key: str | None, query: Mapping[str, str], decode: Callable[[bytes], T]) -> T:
-    connection, path = _connection(url)
+def _asked(
+    method: str, resource: str, url: str, key: str | None, *, query: Mapping[str, str], decode: Callable[[bytes], T]
+) -> T:
+    connection, base = _connection(url)
+    path = base + resource
     headers = {"authorization": f"Bearer {_plain(key)}"} if key else {}
     try:
         connection.request(method, f"{path}?{urlencode(query)}" if query else path, headers=headers)
@@ -73,7 +85,7 @@ def _asked(method: str, url: str, key: str | None, query: Mapping[str, str], dec
 
 
 def _connection(url: str) -> tuple[http.client.HTTPConnection, str]:
-    """The way to the gateway at `url`, and the path to ask there."""
+    """The way to the gateway at `url`, and the path that everything there is below."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
@@ -82,7 +94,7 @@ def _connection(url: str) -> tuple[http.client.HTTPConnection, str]:
     if host is None or parts.scheme not in ("http", "https"):
         raise Refused("A URL is wanted that begins with http:// or https://, such as http://127.0.0.1:8000.")
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    return kind(host, port, timeout=TIMEOUT), f"{parts.path.rstrip('/').removesuffix('/v1')}/admin/cache"
+    return kind(host, port, timeout=TIMEOUT), parts.path.rstrip("/").removesuffix("/v1")
 
 
 def _plain(key: str) -> str:

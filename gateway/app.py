@@ -27,7 +27,7 @@ from gateway.metrics.teller import Counting, Routes
 from gateway.middleware import Admission, Authentication, Limits, Recording, access_line, record_of
 from gateway.parts import Parts
 from gateway.reload import KeyFile
-from gateway.routes import admin, chat, health, metrics, models
+from gateway.routes import admin, chat, health, metrics, models, usage
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +63,7 @@ def create_app(config: Config, parts: Parts, key_file: KeyFile) -> ASGIApp:
             ),
             *models.routes(captioner),
             *admin.routes(captioner),
+            *usage.routes(parts.ledger, captioner.models, currency=config.usage.currency),
             *health.routes(captioner, config.engines.preload),
             metrics.route(Scrape(counts, parts, gate)),
         ],
@@ -76,7 +77,8 @@ def create_app(config: Config, parts: Parts, key_file: KeyFile) -> ASGIApp:
     app = Limits(app, parts.books)
     open_paths = health.OPEN_PATHS | metrics.PATHS if config.server.metrics == "open" else health.OPEN_PATHS
     app = Authentication(app, keyring, open_paths=open_paths)
-    return Recording(app, [Counting(counts, Routes(route.path for route in served.routes)), access_line])
+    counting = Counting(counts, Routes(route.path for route in served.routes))
+    return Recording(app, [counting, access_line, parts.ledger.teller(chat.PATHS)])
 
 
 def respond(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:

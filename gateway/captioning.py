@@ -193,7 +193,7 @@ class Captioner:
         """The answer's choices and usage, found or made."""
         if job.found is not None:
             self.cache.tally.hit(job.found.usage, job.found.seconds)
-            job.record.usage = job.found.usage
+            job.record.usage, job.record.saved = job.found.usage, job.found.seconds
             return job.found.choices, job.found.usage
         async with self._aboard(job, in_pieces=False) as (flight, until):
             made = await self._landed(job, flight, until)
@@ -232,6 +232,9 @@ class Captioner:
         made = await flight.landed(until)
         job.record.enter(None)
         job.record.usage = made.usage
+        if made.found or flight.is_taken:
+            job.record.saved = made.seconds
+        flight.is_taken = True
         if made.found:
             job.record.cache = "join"
         match job.record.cache:

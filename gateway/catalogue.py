@@ -11,6 +11,7 @@ import yarl
 from msgspec import Meta, Struct
 
 from gateway.images.plan import Filter, Rule, Sizing
+from gateway.usage.settings import Price
 from gateway.values import Bytes, ConfigError, from_text
 
 EngineKind = Literal["blip", "vllm", "remote"]
@@ -51,6 +52,7 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     tokenizer: Annotated[str, Meta(min_length=1)] | None = None
     forms: tuple[Annotated[str, Meta(min_length=1)], ...] | None = None
     args: dict[str, Argument] | None = None
+    price: Price | None = None
 
     def __post_init__(self) -> None:
         if self.source == "":
@@ -72,7 +74,7 @@ class Model(Struct, frozen=True, kw_only=True):
     model's way with pictures, see `Sizing`. `max_model_len` counts the tokens of a prompt and its answer (None: as the
     engine says), `memory` is what loading it takes. `special_tokens` are spellings that mean more than text to this
     model, `tokenizer` is a folder or a hub name where the source has none of its own, `forms` are those in which its
-    template can ask it, the usual one first, and `args` the engine's own options.
+    template can ask it, the usual one first, `args` the engine's own options, and `price` is what it costs.
     """
 
     name: str
@@ -96,6 +98,7 @@ class Model(Struct, frozen=True, kw_only=True):
     tokenizer: str | None = None
     forms: tuple[str, ...] = ()
     args: dict[str, Argument] = msgspec.field(default_factory=dict[str, Argument])
+    price: Price = Price()
 
     @property
     def sizing(self) -> Sizing:

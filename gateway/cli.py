@@ -186,6 +186,32 @@ def clear(url: str, key: str | None, **chosen: str | None) -> None:
         sys.exit(1)
 
 
+@main.command()
+@with_gateway
+@with_key
+@click.option("--from", "first", metavar="DAY", help="The first day, such as 2026-01-31. [default: 30 days in all]")
+@click.option("--to", "last", metavar="DAY", help="The last day. [default: today] Days are UTC's.")
+@click.option("--key-name", help="What was used with this key.")
+@click.option("--team", help="What a team used.")
+@click.option("--model", help="What was used of a model.")
+@click.option("--by", default="key,team,model", show_default=True, help="What is told apart: day, key, team, model.")
+@click.option("--json", "form", flag_value="json", help="As the gateway says it.")
+@click.option("--csv", "form", flag_value="csv", help="For a spreadsheet.")
+def usage(
+    url: str, key: str | None, form: str | None, first: str | None, last: str | None, **chosen: str | None
+) -> None:
+    """Say what was used, and what it cost, per key, team, model and day."""
+    from gateway.usage import printed  # noqa: PLC0415 - as above
+
+    wanted = {"from": first, "to": last, "key": chosen.pop("key_name"), **chosen}
+    given = {name: value for name, value in wanted.items() if value is not None}
+    try:
+        report = administration.usage(url, key, given)
+    except administration.Refused as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(printed.FORMS[form](report))
+
+
 def _finding(finding: doctor.Finding, mark: str) -> str:
     return f"ok    {finding.what}" if finding.remedy is None else f"{mark} {finding.what}: {finding.remedy}"
 

@@ -18,19 +18,23 @@ from gateway.machine import Machine
 from gateway.quota import Books, LocalBooks
 from gateway.redis import Link, RedisLeases
 from gateway.shared_quota import SharedBooks
+from gateway.usage import place
+from gateway.usage.store import Store
 
 
 class Common(Protocol):
     """Use it as an async context manager, around whatever uses it; the engines are entered by themselves.
 
     `engines` are those of this machine, by name; `shelf` is where their pictures lie; `decoders` is how many processes
-    may decode pictures at once, None for one for each processor; `link` is the way to Redis, where it has one itself.
+    may decode pictures at once, None for one for each processor; `usage` is where it is kept what was used; `link` is the
+    way to Redis, where it has one itself.
     """
 
     books: Books
     leases: Leases | None
     cache: Cache
     engines: Mapping[str, Engine]
+    usage: Store
     shelf: Shelf
     decoders: int | None
     link: Link | None
@@ -50,6 +54,7 @@ class Alone:
         self.books: Books = SharedBooks(self.link) if self.link is not None else LocalBooks()
         self.leases: Leases | None = RedisLeases(self.link) if self.link is not None else None
         self.cache = cache.opened(config.cache, self.link)
+        self.usage: Store = place.opened(config.usage, self.link)
         self.shelf = Shelf()
         self.decoders = None
         self._machine = Machine(config, self.shelf.folder)

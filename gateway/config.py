@@ -24,6 +24,7 @@ from gateway.images.policy import host_rule
 from gateway.images.sniff import Format
 from gateway.images.url import UrlError
 from gateway.redis import address
+from gateway.usage.settings import Price, UsageConfig
 from gateway.values import Bytes, ConfigError, Seconds, from_text
 
 DEFAULT_FILE = Path("altgate.toml")
@@ -140,6 +141,7 @@ class Config(Struct, frozen=True, kw_only=True):
     images: ImagesConfig
     cache: CacheConfig
     engines: EnginesConfig
+    usage: UsageConfig
     models: tuple[Model, ...]
     keys: tuple[Key, ...]
     wanted: frozenset[str]
@@ -152,6 +154,7 @@ class _Sections(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     images: ImagesConfig = ImagesConfig()
     cache: CacheConfig = CacheConfig()
     engines: EnginesConfig = EnginesConfig()
+    usage: UsageConfig = UsageConfig()
     models: dict[str, ModelConfig] = {}
     keys: dict[str, KeyConfig] = {}
 
@@ -198,6 +201,7 @@ def read(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, Mapp
         images=sections.images,
         cache=sections.cache,
         engines=sections.engines,
+        usage=sections.usage,
         models=known,
         keys=keys(sections.keys, routing.table(known)),
         wanted=frozenset([*sections.models, *sections.engines.preload]),
@@ -268,7 +272,10 @@ def _known_keys(path: str) -> tuple[str, ...]:
         "images": ImagesConfig.__struct_fields__,
         "cache": CacheConfig.__struct_fields__,
         "engines": EnginesConfig.__struct_fields__,
+        "usage": UsageConfig.__struct_fields__,
     }
+    if path.startswith("models.") and path.endswith(".price"):
+        return Price.__struct_fields__
     named = KeyConfig if path.startswith("keys.") else ModelConfig
     return parts.get(path, named.__struct_fields__)
 

@@ -21,6 +21,7 @@
     ├── InternalError                    500  internal_error
     ├── EngineFault                      502  engine_error
     ├── EngineUnavailable                503  engine_unavailable
+    ├── UsageUnavailable                 503  usage_unavailable
     ├── EngineTimeout                    504  engine_timeout
     └── NotCached                        504  not_cached
 
@@ -218,6 +219,14 @@ class EngineUnavailable(GatewayError):
 
     status = 503
     code = "engine_unavailable"
+    retry_after = 1.0
+
+
+class UsageUnavailable(GatewayError):
+    """The counts of usage cannot be read now. Counting goes on."""
+
+    status = 503
+    code = "usage_unavailable"
     retry_after = 1.0
 
 

@@ -33,7 +33,10 @@ Generate = Callable[["Flight", float | None], Awaitable[Made]]
 
 
 class Flight:
-    """One generation. `begun` is to be set when the engine has it: from then on nobody waits for a load any more."""
+    """One generation. `begun` is to be set when the engine has it: from then on nobody waits for a load any more.
+
+    `is_taken` is to be set by the first who has the whole answer: for all others it was made already.
+    """
 
     def __init__(self, generate: Generate, *, wait: float | None, until: float) -> None:
         self._generate = generate
@@ -49,7 +52,7 @@ class Flight:
         self._late: EngineUnavailable | None = None  # what those hear whose patience has ended
         self._late_until = -math.inf
         self.aboard = 0
-        self.begun = False
+        self.begun = self.is_taken = False
         self.is_open = True  # to those who want to come aboard
         self.task = asyncio.create_task(self._fly())
 

@@ -15,6 +15,7 @@ from gateway.images.fetch import Fetcher
 from gateway.images.ingest import Ingest
 from gateway.machine import all_running
 from gateway.remote import RemoteEngine
+from gateway.usage.ledger import Ledger
 
 log = logging.getLogger(__name__)
 
@@ -22,12 +23,15 @@ log = logging.getLogger(__name__)
 class Parts:
     """Every part once, and the captioner that is made of them. They work inside `running`.
 
-    `port` is where the gateway listens, None where it does not; `common` is what it has in common with other workers.
+    `port` is where the gateway listens, None where it does not, and where then nobody counts what is used; `common` is
+    what it has in common with other workers.
     """
 
     def __init__(self, config: Config, *, port: int | None = None, common: Common | None = None) -> None:
         self.common = common or Alone(config)
         self.books = self.common.books
+        self._counts = port is not None
+        self.ledger = Ledger(self.common.usage, {model.name: model.price for model in config.models})
         for kind in installed.missing(config.images.formats):
             log.warning("'images.formats' names '%s', but its decoder is not installed: altgate[%s]", kind, kind)
         self._fetcher = Fetcher(config.images, own_port=port)
@@ -49,6 +53,8 @@ class Parts:
         """The captioner with all its parts running, and none of them when the context ends."""
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self.common)
+            if self._counts:
+                await stack.enter_async_context(self.ledger)
             await stack.enter_async_context(self._fetcher)
             await stack.enter_async_context(self.ingest)
             await stack.enter_async_context(all_running(self._engines.values()))

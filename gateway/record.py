@@ -28,8 +28,9 @@ class Record(Struct, kw_only=True):
     """One request. A request is in one stage at a time, or in none.
 
     `model` is the model's own name, `digests` and `picture_bytes` are of its pictures as they came, `notes` say what is
-    done to each; `cache` is None where no answer was looked for; `usage` is the answer's, whoever made it; `error` is
-    the code of the error that the client was told. Times are in seconds, by `time.perf_counter`.
+    done to each; `cache` is None where no answer was looked for; `usage` is the answer's, whoever made it; `saved` is
+    how long making it took where it was made for somebody else; `error` is the code of the error that the client was
+    told. Times are in seconds, by `time.perf_counter`.
     """
 
     method: str = ""
@@ -45,6 +46,7 @@ class Record(Struct, kw_only=True):
     notes: Sequence[str] = ()
     cache: CacheResult | None = None
     usage: Usage | None = None
+    saved: float | None = None
     status: int = CLIENT_LEFT
     error: str | None = None
     seconds: float = 0.0

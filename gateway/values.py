@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
 
 
 class ConfigError(Exception):
@@ -16,13 +17,19 @@ class Bytes(int):
     """A size, written as a number of bytes or with a unit: "64KiB", "20MB", "1GiB"."""
 
 
+class Money(int):
+    """An amount in millionths, written as a number or, to the last digit, as text: 1.5, "0.000125"."""
+
+
 _DURATION = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _SIZE = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+MOST_MONEY = Decimal(10**6)
+SMALLEST_MONEY = Decimal("0.000001")
 _QUANTITY = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<unit>[A-Za-z]*)")
 
 
 def from_text(kind: type, value: object) -> object:
-    """A duration or a size, for msgspec's `dec_hook`.
+    """A duration, a size or an amount of money, for msgspec's `dec_hook`.
 
     Raises:
         ValueError: it is none; the message says how they are written.
@@ -31,6 +38,8 @@ def from_text(kind: type, value: object) -> object:
         return Seconds(_quantity(value, _DURATION, "s", 'a duration such as "250ms", "10s" or "24h"'))
     if kind is Bytes:
         return Bytes(_quantity(value, _SIZE, "B", 'a size such as "64KiB" or "20MB"'))
+    if kind is Money:
+        return _money(value)
     raise ValueError(f"no values of {kind.__name__} can be read")
 
 
@@ -42,3 +51,15 @@ def _quantity(value: object, units: Mapping[str, float], plain: str, wanted: str
     if quantity == 0:
         raise ValueError(f"expected {wanted} above zero, got {value!r}")
     return quantity
+
+
+def _money(value: object) -> Money:
+    try:
+        amount = Decimal("NaN") if isinstance(value, bool) else Decimal(str(value))
+    except InvalidOperation:
+        amount = Decimal("NaN")
+    if not (amount.is_finite() and 0 <= amount <= MOST_MONEY and amount == amount.quantize(SMALLEST_MONEY)):
+        raise ValueError(
+            f'expected an amount such as 1.5 or "0.000125", up to a million, with six decimals at most, got {value!r}'
+        )
+    return Money(amount / SMALLEST_MONEY)

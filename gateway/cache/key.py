@@ -29,6 +29,7 @@ NOT_IN_KEY = {
     "licence": "for people",
     "description": "for people",
     "memory": "for people",
+    "price": "for people",
     "api_key_env": "it says who asks the other server, not what",
 }
 

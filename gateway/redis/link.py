@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from gateway.redis import address
 from gateway.redis.batches import Batches, Command, Then
@@ -19,6 +19,8 @@ from gateway.redis.telling import Telling
 from gateway.shared import Unanswered
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 PATIENCE = 0.04  # seconds: with the turns below, a request loses 50 ms to a Redis that is gone
 TURNS = 10  # of the loop, which is more than a command takes, however long they are
@@ -103,7 +105,7 @@ class Link:
             raise answer
         return answer
 
-    async def each(self, command: Callable[[Any], AsyncIterator[bytes]]) -> AsyncIterator[bytes]:
+    async def each(self, command: Callable[[Any], AsyncIterator[T]]) -> AsyncIterator[T]:
         """What Redis answers one by one, in its own time, which says nothing of how it is.
 
         Raises:

@@ -76,6 +76,7 @@ from gateway.wire.tools import (
     ToolCallDelta,
     ToolChoice,
 )
+from gateway.wire.usage import KeptIn, UsageReport, UsageRow, UsageSums, decode_usage
 
 __all__ = [
     "DONE",
@@ -111,6 +112,7 @@ __all__ = [
     "ImageURL",
     "JsonObject",
     "JsonSchema",
+    "KeptIn",
     "Logprobs",
     "Message",
     "ModelEntry",
@@ -133,12 +135,16 @@ __all__ = [
     "ToolChoice",
     "TopLogprob",
     "Usage",
+    "UsageReport",
+    "UsageRow",
+    "UsageSums",
     "decode_chunk",
     "decode_completion",
     "decode_error",
     "decode_removed",
     "decode_report",
     "decode_request",
+    "decode_usage",
     "encode",
     "event",
     "pictures_of",

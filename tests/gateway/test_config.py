@@ -20,9 +20,10 @@ SECTIONS: Mapping[str, type[msgspec.Struct]] = {
     "images": config.ImagesConfig,
     "cache": config.CacheConfig,
     "engines": config.EnginesConfig,
+    "usage": config.UsageConfig,
 }
 
-UNSET = {"redis", "idle_timeout", "proxy"}  # what is off has no value, and stands in the example as a comment
+UNSET = {"redis", "idle_timeout", "proxy", "path", "currency"}  # what is off has no value, and stands in the example as a comment
 
 
 def written(folder: Path, text: str) -> Path:
