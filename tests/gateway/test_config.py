@@ -12,7 +12,8 @@ from gateway.auth import Caller, Key, KeyConfig
 from gateway.catalogue import Model
 from gateway.config import load
 from gateway.inventory import is_folder
-from gateway.values import Bytes, ConfigError, Seconds, from_text
+from gateway.usage.settings import Price, UsageConfig
+from gateway.values import Bytes, ConfigError, Money, Seconds, from_text
 
 ROOT = Path(__file__).parents[2]
 SECTIONS: Mapping[str, type[msgspec.Struct]] = {
@@ -20,10 +21,16 @@ SECTIONS: Mapping[str, type[msgspec.Struct]] = {
     "images": config.ImagesConfig,
     "cache": config.CacheConfig,
     "engines": config.EnginesConfig,
-    "usage": config.UsageConfig,
+    "usage": UsageConfig,
 }
 
-UNSET = {"redis", "idle_timeout", "proxy", "path", "currency"}  # what is off has no value, and stands in the example as a comment
+UNSET = {
+    "redis",
+    "idle_timeout",
+    "proxy",
+    "path",
+    "currency",
+}  # what is off has no value, and stands in the example as a comment
 
 
 def written(folder: Path, text: str) -> Path:
@@ -192,6 +199,14 @@ def test_what_a_model_is_can_be_told(tmp_path: Path) -> None:
     assert model.source == str(Path.home() / "weights")
 
 
+def test_a_model_has_a_price_when_one_is_set(tmp_path: Path) -> None:
+    """Of a thousand pictures or tokens, to the last digit as it is written; all else is free."""
+    model = only(tmp_path, REMOTE + 'price = { pictures = 1.5, completion_tokens = "0.000125" }')
+
+    assert model.price == Price(pictures=Money(1_500_000), completion_tokens=Money(125))
+    assert load(None, {}, {}).models[0].price == Price()
+
+
 def test_how_many_are_loaded_and_for_how_long_can_be_set(tmp_path: Path) -> None:
     """In the file or in the environment."""
     file = written(tmp_path, '[engines]\nmax_loaded = 2\nidle_timeout = "30m"\npreload = ["demo", "blip"]')
@@ -270,6 +285,12 @@ def test_a_model_of_ones_own_is_added(tmp_path: Path) -> None:
             '[models.x]\nengine = "remote"\nurls = ["http://g/v1"]\ntokenizer = "x"',
             ["models.x", "'tokenizer'", "Set it where"],
         ),
+        ("[models.demo]\nprice = 2", ["altgate.toml", "models.demo.price"]),
+        ("[models.demo]\nprice = { picture = 2 }", ["altgate.toml", "models.demo.price.picture", "'pictures'"]),
+        ("[models.demo]\nprice = { pictures = -2 }", ["altgate.toml", "models.demo.price.pictures", "1.5"]),
+        ('[usage]\npath = ""', ["altgate.toml", "usage.path"]),
+        ('[usage]\ncurrency = "a b"', ["altgate.toml", "usage.currency"]),
+        ("[usage]\ncurency = 'EUR'", ["altgate.toml", "usage.curency", "'currency'"]),
         ('[models.demo]\nmemory = "much"', ["models.demo", "memory", "20MB"]),
         ("[models.demo]\nmax_pictures = 0", ["models.demo", "max_pictures"]),
         ('[models.demo]\nforms = ["vqa"]', ["models.demo", "'forms'", "Remove it"]),
