@@ -14,6 +14,7 @@ from gateway.config import Config
 from gateway.images import installed
 from gateway.images.pool import Pool
 from gateway.redis import Link
+from gateway.usage import place
 
 IMPORT_TIMEOUT = 120  # seconds
 START_TIMEOUT = 20  # seconds
@@ -34,6 +35,7 @@ def findings(config: Config) -> Iterator[Finding]:
     yield Finding(f"configuration: {len(config.models)} models, {len(prompts.load())} presets, {len(config.keys)} keys")
     yield _port(config)
     yield _cache(config)
+    yield _usage(config)
     yield _sandbox(config)
     yield from _decoders(config)
     yield _transformers()
@@ -61,6 +63,17 @@ def _cache(config: Config) -> Finding:
     if asyncio.run(_answers(config.cache.redis)):
         return Finding("cache: Redis answers")
     return Finding("cache: Redis does not answer", "start it, or correct 'cache.redis'")
+
+
+def _usage(config: Config) -> Finding:
+    if config.cache.redis is not None:
+        return Finding("usage: kept in Redis")
+    file = place.path(config.usage, os.environ)
+    there = next(path for path in (file, *file.parents) if path.exists())
+    if os.access(there, os.W_OK) and there.is_file() is (there == file):
+        return Finding(f"usage: kept in {file}")
+    remedy = "set 'usage.path' to a file that can be written, or it is lost at each restart"
+    return Finding(f"usage cannot be kept in {file}", remedy, optional=config.usage.path is None)
 
 
 async def _answers(url: str) -> bool:

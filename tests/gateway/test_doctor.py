@@ -29,6 +29,23 @@ def test_check_names_a_decoder_that_is_missing(config: Config) -> None:
     assert found.remedy == "install altgate[heic], or take it out of 'images.formats'"
 
 
+@pytest.mark.parametrize(
+    ("file", "is_well"), [("state/usage.sqlite", True), ("file", True), ("file/usage.sqlite", False), (".", False)]
+)
+def test_check_says_where_usage_is_kept(tmp_path: Path, file: str, is_well: bool) -> None:
+    """And what to do where it cannot be; it makes no file itself."""
+    (tmp_path / "file").touch()
+    (tmp_path / "altgate.toml").write_text(f"[usage]\npath = '{tmp_path / file}'\n[cache]\n")
+
+    config = load(tmp_path / "altgate.toml", {}, {})
+    found = next(finding for finding in doctor.findings(config) if "usage" in finding.what)
+
+    assert str(tmp_path / file) in found.what
+    assert (found.remedy is None) is is_well
+    assert is_well or "'usage.path'" in (found.remedy or "")
+    assert not (tmp_path / "state").exists()
+
+
 def test_serve_names_a_decoder_that_is_missing(config: Config, caplog: pytest.LogCaptureFixture) -> None:
     """In the log, at the start."""
     Parts(config)

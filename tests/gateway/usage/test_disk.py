@@ -6,6 +6,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -178,6 +179,30 @@ async def test_what_cannot_be_written_now_is_written_later(tmp_path: Path, monke
     other.close()
 
     assert total(await ledger.read(ALL)).requests == 4
+    await kept.close()
+
+
+async def test_a_file_that_somebody_else_makes_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite itself does not wait for others where the kind of journal is set."""
+    attempts = threading.Semaphore(0)
+    prepared = disk._prepared
+
+    def tried(name: str) -> sqlite3.Connection:
+        attempts.release()
+        return prepared(name)
+
+    monkeypatch.setattr(disk, "_prepared", tried)
+    with sqlite3.connect(tmp_path / "u", isolation_level=None) as other:
+        other.execute("BEGIN IMMEDIATE")
+        kept = DiskStore(tmp_path / "u")
+        adding = asyncio.create_task(kept.add(batch(ann=1)))
+        for _ in range(2):
+            await asyncio.to_thread(attempts.acquire, timeout=20)
+        other.execute("ROLLBACK")
+    other.close()
+    await adding
+
+    assert kept.kept == "disk"
     await kept.close()
 
 
