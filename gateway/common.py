@@ -26,8 +26,8 @@ class Common(Protocol):
     """Use it as an async context manager, around whatever uses it; the engines are entered by themselves.
 
     `engines` are those of this machine, by name; `shelf` is where their pictures lie; `decoders` is how many processes
-    may decode pictures at once, None for one for each processor; `usage` is where it is kept what was used; `link` is the
-    way to Redis, where it has one itself.
+    may decode pictures at once, None for one for each processor; `usage` is where it is kept what was used; `link` is
+    the way to Redis, where it has one itself.
     """
 
     books: Books

@@ -12,7 +12,8 @@ from contextlib import suppress
 from datetime import date, timedelta
 from typing import Any
 
-from gateway.redis import Link, Unanswered
+from gateway.redis import Link
+from gateway.shared import Unanswered
 from gateway.usage.counts import COUNTERS, Account, Batch, Counts, Query
 from gateway.usage.store import MAX_ROWS, TooMuch, Unkept
 from gateway.wire import KeptIn
