@@ -75,13 +75,18 @@ class Server:
 
 @contextmanager
 def running_server(
-    folder: Path, *, settings: str = "", environ: Mapping[str, str] | None = None, module: str = "gateway.cli"
+    folder: Path,
+    *,
+    settings: str = "",
+    environ: Mapping[str, str] | None = None,
+    module: str = "gateway.cli",
+    port: int = 0,
 ) -> Iterator[Server]:
-    """Altgate with those settings (TOML), once it listens, until the context ends."""
+    """Altgate with those settings (TOML), once it listens at that port or a free one, until the context ends."""
     config = folder / "altgate.toml"
     config.write_text(settings)
     log = folder / "server.log"
-    command = [sys.executable, "-m", module, "serve", "--port", "0", "--config", str(config)]
+    command = [sys.executable, "-m", module, "serve", "--port", str(port), "--config", str(config)]
     with log.open("w") as file:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, text=True, env=environ, cwd=folder)
     try:

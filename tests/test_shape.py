@@ -33,7 +33,7 @@ PURE = (
     "gateway/images/policy.py",
     "gateway/images/url.py",
     "gateway/http1/head.py",
-    "gateway/http1/door.py",
+    "gateway/http1/lobby.py",
     "gateway/routing.py",
     "gateway/completion.py",
     "gateway/asked.py",

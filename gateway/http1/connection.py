@@ -21,9 +21,9 @@ from uvicorn.server import ServerState
 
 from gateway.errors import GatewayError, MalformedRequest, Overloaded, RequestTimeout
 from gateway.http1 import exchange as exchanges
-from gateway.http1.door import Door
 from gateway.http1.exchange import Exchange, Headers
 from gateway.http1.head import MAX_HEAD, Head, read
+from gateway.http1.lobby import Lobby
 
 log = logging.getLogger("gateway.access")
 
@@ -43,14 +43,14 @@ class Connection(asyncio.Protocol):
 
     def __init__(
         self,
-        door: Door,
+        lobby: Lobby,
         *,
         config: uvicorn.Config,
         server_state: ServerState,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        self._door = door
+        self._lobby = lobby
         self._app = cast("exchanges.Application", config.loaded_app)
         self._server = server_state
         self._app_state = app_state
@@ -80,8 +80,8 @@ class Connection(asyncio.Protocol):
             "root_path": "",
             **{end: where[:2] if isinstance(where, tuple) else None for end, where in address.items()},
         }
-        if self._door.enter():
-            self._door.waits(self)
+        if self._lobby.enter():
+            self._lobby.waits(self)
             self._expect(HEAD_TIMEOUT)
         else:
             self._refuse(Overloaded("There are as many connections as are allowed. Try again in a second."))
@@ -89,7 +89,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - why does not matter
         """The client has gone, or was sent away."""
         self._server.connections.discard(cast("Any", self))
-        self._door.leave(self)
+        self._lobby.leave(self)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -104,10 +104,10 @@ class Connection(asyncio.Protocol):
         self._is_draining = True
         if self._exchange is not None:
             self._exchange.keeps = False
-        elif not self._is_deaf:
+        else:
             grace = self._since + DRAIN_GRACE - self._loop.time()
-            if grace > 0:
-                self._expect(grace)
+            if grace > 0 or self._is_lingering:
+                self._expect(max(grace, 0))
             else:
                 self.close()
 
@@ -183,8 +183,8 @@ class Connection(asyncio.Protocol):
         self._exchange = None
         self._since = self._loop.time()
         self._has_begun = False
-        self._door.waits(self)
-        self._expect(self._door.keep_alive)
+        self._lobby.waits(self)
+        self._expect(self._lobby.keep_alive)
         if self._unread:
             self._next()
 
@@ -211,9 +211,10 @@ class Connection(asyncio.Protocol):
         self._begin(head, data[end:])
 
     def _begin(self, head: Head, rest: bytes) -> None:
-        self._door.works(self)
+        self._lobby.works(self)
         self._deadline = _NEVER
-        scope = {**head.scope(), **self._common, "state": self._app_state.copy()}
+        state = {**self._app_state, "ending": True} if self._is_draining else self._app_state.copy()
+        scope = {**head.scope(), **self._common, "state": state}
         exchange = self._exchange = Exchange(self, head, scope)
         exchange.keeps = head.keeps and not self._is_draining
         if head.ended:
@@ -223,7 +224,7 @@ class Connection(asyncio.Protocol):
         if rest:
             self.data_received(rest)
         if self._incoming is not None:
-            self._expect(self._door.body_timeout)
+            self._expect(self._lobby.body_timeout)
         task = self._loop.create_task(exchange.run(self._app))
         task.add_done_callback(self._server.tasks.discard)
         self._server.tasks.add(task)
@@ -283,7 +284,7 @@ class Connection(asyncio.Protocol):
         elif self._is_lingering:
             self.close()
         elif self._exchange is not None:
-            limit = self._door.body_timeout
+            limit = self._lobby.body_timeout
             self._is_deaf = True
             self._exchange.broken(
                 RequestTimeout(f"The body did not arrive within {limit:.0f} seconds. Send it again, faster.")
@@ -310,7 +311,7 @@ class Connection(asyncio.Protocol):
             return
         self._is_lingering = True
         self._left = MOST_LINGERING
-        self._door.waits(self)
+        self._lobby.waits(self)
         self.resume_reading()
         self.transport.write_eof()
         self._expect(LINGER)

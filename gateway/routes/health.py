@@ -2,6 +2,7 @@
 
 from litestar import HttpMethod, Response, route
 from litestar.handlers import HTTPRouteHandler
+from litestar.types import Scope
 
 from gateway import __version__, wire
 from gateway.captioning import Captioner
@@ -28,8 +29,10 @@ def routes(captioner: Captioner, preloaded: tuple[str, ...]) -> list[HTTPRouteHa
         return _json(wire.Standing(status="ok"))
 
     @route(READY, http_method=READ)
-    async def ready() -> Response[bytes]:
-        """Answers 200 once every model that is loaded at the start has been there."""
+    async def ready(scope: Scope) -> Response[bytes]:
+        """Answers 200 once every model that is loaded at the start has been there, until the server is to end."""
+        if "ending" in scope["state"]:
+            raise EngineUnavailable("The server is shutting down.")
         for name, engine in engines.items():
             if not engine.status.can_serve:
                 raise EngineUnavailable(f"The model '{name}', to be loaded at the start, is {engine.status.state}.")

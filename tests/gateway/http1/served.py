@@ -9,7 +9,7 @@ from typing import Any, cast
 import uvicorn
 from uvicorn.server import ServerState
 
-from gateway.http1 import Connection, Door
+from gateway.http1 import Connection, Lobby
 
 GET = b"GET /a HTTP/1.1\r\nhost: x\r\n\r\n"
 
@@ -117,13 +117,13 @@ async def serving(
     app: Callable[..., Any], *, max_connections: int = 100, keep_alive: float = 60, body_timeout: float = 60
 ) -> AsyncIterator[Served]:
     """A server with those limits (seconds), until the context ends."""
-    door = Door(max_connections=max_connections, keep_alive=keep_alive, body_timeout=body_timeout)
+    lobby = Lobby(max_connections=max_connections, keep_alive=keep_alive, body_timeout=body_timeout)
     config = uvicorn.Config(app, lifespan="off", log_config=None, http=Connection)
     config.load()
     state = ServerState()
     loop = asyncio.get_running_loop()
     server = await loop.create_server(
-        lambda: Connection(door, config=config, server_state=state, app_state={}), "127.0.0.1", 0
+        lambda: Connection(lobby, config=config, server_state=state, app_state={}), "127.0.0.1", 0
     )
     served = Served(server.sockets[0].getsockname()[1], state)
     try:

@@ -4,13 +4,13 @@ from typing import Protocol
 
 
 class Closable(Protocol):
-    """A connection, as the door sees it."""
+    """A connection, as the lobby sees it."""
 
     def close(self) -> None:
         """Ends it."""
 
 
-class Door:
+class Lobby:
     """Counts connections, and makes room for new ones by closing those that have waited longest without a request.
 
     Times are in seconds: `keep_alive` is how long an idle connection is kept, `body_timeout` how long a body may take.
