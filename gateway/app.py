@@ -26,7 +26,7 @@ from gateway.metrics.scrape import Scrape
 from gateway.metrics.teller import Counting, Routes
 from gateway.middleware import Admission, Authentication, Limits, Recording, access_line, record_of
 from gateway.parts import Parts
-from gateway.reload import KeyFile
+from gateway.reload import KeySource
 from gateway.routes import admin, chat, health, metrics, models, usage
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ NOT_SERVED = {
 }
 
 
-def create_app(config: Config, parts: Parts, key_file: KeyFile) -> ASGIApp:
+def create_app(config: Config, parts: Parts, key_file: KeySource) -> ASGIApp:
     """The server as one ASGI application."""
     captioner = parts.captioner
     keyring = Keyring(config.keys)

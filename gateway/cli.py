@@ -33,15 +33,21 @@ def main() -> None:
 @with_config
 def serve(host: str | None, port: int | None, file: Path | None) -> None:
     """Serve chat completions until interrupted."""
-    from gateway import server  # noqa: PLC0415 - the web framework takes long to import, and only this needs it
-    from gateway.reload import KeyFile  # noqa: PLC0415
+    from gateway.reload import KeyFile  # noqa: PLC0415 - this and those below take long to import, and only this needs them
 
     given: dict[str, object] = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
     flags: dict[str, dict[str, object]] = {"server": given} if given else {}
     key_file = KeyFile(file or DEFAULT_FILE, partial(read, file, os.environ, flags))
     config = _loaded(file, flags)
-    _log_to_stderr(logging.INFO)
-    server.run(config, key_file)
+    log_to_stderr(logging.INFO)
+    if config.server.workers > 1:
+        from gateway.workers import owner  # noqa: PLC0415 - it needs no web framework, for it answers no request
+
+        owner.run(config, key_file)
+    else:
+        from gateway import server  # noqa: PLC0415
+
+        server.run(config, key_file)
 
 
 @main.command()
@@ -53,7 +59,7 @@ def serve(host: str | None, port: int | None, file: Path | None) -> None:
 def caption(pictures: tuple[str, ...], model: str | None, as_json: bool, verbose: bool, file: Path | None) -> None:
     """Caption PICTURES, files or URLs, without a server."""
     config = _loaded(file, {})
-    _log_to_stderr(logging.ERROR)
+    log_to_stderr(logging.ERROR)
     if sys.stderr.isatty():
         logging.getLogger("gateway.progress").setLevel(logging.INFO)
     chosen = model or next(iter(config.engines.preload), config.models[0].name)
@@ -223,7 +229,8 @@ def _loaded(file: Path | None, flags: dict[str, dict[str, object]]) -> Config:
         raise click.ClickException(str(error)) from None
 
 
-def _log_to_stderr(level: int) -> None:
+def log_to_stderr(level: int) -> None:
+    """Has this process log, from that level on."""
     logging.basicConfig(
         level=level, stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S"
     )

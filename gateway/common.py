@@ -20,6 +20,20 @@ from gateway.redis import Link, RedisLeases
 from gateway.shared_quota import SharedBooks
 from gateway.usage import place
 from gateway.usage.store import Store
+from gateway.workers.messages import Gathered, Respond
+
+
+class Siblings(Protocol):
+    """All workers of one gateway, this one included, and their owner.
+
+    `answers` holds, by the names of questions, what answers them here, in at most a mebibyte.
+    """
+
+    answers: dict[str, Respond]
+
+    async def gather(self, name: str, about: bytes = b"") -> Gathered:
+        """What all of them answer to the question of that name, within two seconds."""
+        ...
 
 
 class Common(Protocol):
@@ -27,7 +41,7 @@ class Common(Protocol):
 
     `engines` are those of this machine, by name; `shelf` is where their pictures lie; `decoders` is how many processes
     may decode pictures at once, None for one for each processor; `usage` is where it is kept what was used; `link` is
-    the way to Redis, where it has one itself.
+    the way to Redis, where it has one itself; `siblings` are all workers of this gateway, where there are several.
     """
 
     books: Books
@@ -38,6 +52,7 @@ class Common(Protocol):
     shelf: Shelf
     decoders: int | None
     link: Link | None
+    siblings: Siblings | None
 
     async def __aenter__(self) -> Self: ...
 
@@ -57,6 +72,7 @@ class Alone:
         self.usage: Store = place.opened(config.usage, self.link)
         self.shelf = Shelf()
         self.decoders = None
+        self.siblings = None
         self._machine = Machine(config, self.shelf.folder)
         self.engines: Mapping[str, Engine] = self._machine.engines
         self._stack = AsyncExitStack()

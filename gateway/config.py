@@ -34,10 +34,14 @@ _MOST_PORT = 65535
 
 
 class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The front door. `max_bytes_in_flight` bounds the bodies of all requests under way together."""
+    """The front door. `max_bytes_in_flight` bounds the bodies of all requests under way together.
+
+    With several `workers`, processes that answer requests, what is bounded is divided among them.
+    """
 
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8000
+    workers: Annotated[int, Meta(ge=1, le=64)] = 1
     max_body: Bytes = Bytes(70 * 2**20)
     max_connections: Annotated[int, Meta(ge=1)] = 8192
     max_requests: Annotated[int, Meta(ge=1)] = 512

@@ -80,7 +80,8 @@ class Process:
         self.past = Past()
         self.restarting = False  # by itself, after a death
         self.longest_nap: float | None = None  # seconds; then a child that sleeps is ended
-        self.on_change: Callable[[], None] = lambda: None
+        self.on_change: Callable[[], None] = lambda: None  # of the state
+        self.on_news: Callable[[], None] = lambda: None  # of the state or of its health
         self._command = command
         self._probe = probe
         self._start_timeout = start_timeout
@@ -327,6 +328,7 @@ class Process:
         if health.phase == DOWNLOAD:
             self._load_began = time.monotonic()
         self.health = health
+        self.on_news()
 
     def _note_loading(self, health: Health) -> None:
         if self.state is State.STARTING:
@@ -377,3 +379,4 @@ class Process:
                 self.restarting = False
             self._changed.notify_all()
         self.on_change()
+        self.on_news()

@@ -112,6 +112,10 @@ class LocalBooks:
 
     async def give_back(self, caller: Caller, taken: Wanted) -> None:
         """Gives back what was taken."""
+        self.restore(caller, taken)
+
+    def restore(self, caller: Caller, taken: Wanted) -> None:
+        """The same, for who cannot wait at all."""
         kinds: tuple[tuple[Reason, int | None, int], ...] = (
             ("requests", caller.requests_per_minute, taken.requests),
             ("pictures", caller.pictures_per_minute, taken.pictures),

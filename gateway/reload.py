@@ -5,11 +5,12 @@ Not at a signal: SIGHUP is what a terminal sends when it closes.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Protocol
 
-from gateway.auth import Keyring
+from gateway.auth import Key
 from gateway.config import Config
 from gateway.values import ConfigError
 
@@ -18,6 +19,22 @@ log = logging.getLogger(__name__)
 LOOK_EVERY = 1.0  # seconds
 
 Signature = tuple[int, int, int]
+
+
+class Takes(Protocol):
+    """Whoever is to have the keys that hold: a `Keyring`, or the owner of several workers."""
+
+    def replace(self, keys: Iterable[Key]) -> bool:
+        """From now on these hold; whether that changes anything."""
+        ...
+
+
+class KeySource(Protocol):
+    """Where keys come from: their file, or the owner that reads it."""
+
+    def watched(self, keyring: Takes) -> AbstractAsyncContextManager[None]:
+        """Keeps the keyring as the source has it."""
+        ...
 
 
 class KeyFile:
@@ -32,7 +49,7 @@ class KeyFile:
         self._last = self._read = _signature(file)
 
     @asynccontextmanager
-    async def watched(self, keyring: Keyring) -> AsyncIterator[None]:
+    async def watched(self, keyring: Takes) -> AsyncIterator[None]:
         """Keeps the keyring as the file has it."""
         watching = asyncio.create_task(self._watch(keyring))
         try:
@@ -41,7 +58,7 @@ class KeyFile:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
 
-    async def look(self, keyring: Keyring) -> None:
+    async def look(self, keyring: Takes) -> None:
         """Reads the file if it is another than the one read last, and the same as at the last look: no half of one."""
         seen = await asyncio.to_thread(_signature, self._file)
         settled, self._last = seen == self._last, seen
@@ -49,12 +66,12 @@ class KeyFile:
             self._read = seen
             await self._take(keyring)
 
-    async def _watch(self, keyring: Keyring) -> None:
+    async def _watch(self, keyring: Takes) -> None:
         while True:
             await asyncio.sleep(LOOK_EVERY)
             await self.look(keyring)
 
-    async def _take(self, keyring: Keyring) -> None:
+    async def _take(self, keyring: Takes) -> None:
         if self._read is None:
             log.error("The keys stay as they are: %s is not there any more", self._file)
             return

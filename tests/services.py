@@ -69,8 +69,29 @@ class Server:
 
     def engine_pids(self) -> list[int]:
         """The process ids of its engines; it has other children as well."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-        return [int(pid) for pid in children.split() if "engines." in Path(f"/proc/{pid}/cmdline").read_text()]
+        return [pid for pid in children(self.process.pid) if "engines." in command_line(pid)]
+
+    def worker_pids(self) -> list[int]:
+        """The process ids of its workers, where there are several."""
+        return [pid for pid in children(self.process.pid) if "gateway.workers" in command_line(pid)]
+
+
+def children(pid: int) -> list[int]:
+    """The process ids of a process's children."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def descendants(pid: int) -> list[int]:
+    """The process ids of all that a process has started, and they in turn."""
+    return [each for child in children(pid) for each in (child, *descendants(child))]
+
+
+def command_line(pid: int) -> str:
+    """How a process was started; nothing of one that is not there any more."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
 
 
 @contextmanager

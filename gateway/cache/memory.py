@@ -54,14 +54,25 @@ class MemoryStore:
         """For how many seconds an answer has been here."""
         return self._clock() - self._entries[key].since
 
+    def data(self, key: str) -> bytes | None:
+        """The same as it is written, for whoever reads it elsewhere and will find out whether it is too old."""
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+        self._entries.move_to_end(key)
+        return entry.data
+
     def put(self, value: Stored) -> None:
         """Keeps an answer, dropping the least recently used ones to make room."""
-        data = encode(value)
-        if _weight(value.key, data) > self._max_bytes:
+        self.put_data(value.key, encode(value))
+
+    def put_data(self, key: str, data: bytes) -> None:
+        """Keeps an answer that is written already."""
+        if _weight(key, data) > self._max_bytes:
             return
-        self.drop(value.key)
-        self._entries[value.key] = _Entry(self._clock(), data)
-        self.bytes += _weight(value.key, data)
+        self.drop(key)
+        self._entries[key] = _Entry(self._clock(), data)
+        self.bytes += _weight(key, data)
         while self.bytes > self._max_bytes:
             self.drop(next(iter(self._entries)))
 

@@ -98,6 +98,10 @@ class Cache:
 
     async def report(self) -> wire.CacheReport:
         """What it has been good for, and what it holds."""
+        return self.own_report(redis=await self._shared.count() if self._shared is not None else None)
+
+    def own_report(self, *, redis: wire.Amount | None = None) -> wire.CacheReport:
+        """What it has been good for in this process, and what it holds there."""
         return wire.CacheReport(
             hits=self.tally.hits,
             joins=self.tally.joins,
@@ -106,7 +110,7 @@ class Cache:
             saved_seconds=round(self.tally.seconds, 3),
             saved_tokens=self.tally.tokens,
             memory=self._memory.amount,
-            redis=await self._shared.count() if self._shared is not None else None,
+            redis=redis,
         )
 
 

@@ -76,7 +76,7 @@ class Pool:
     """
 
     def __init__(self, formats: Sequence[Format], *, most_memory: int, workers: int | None = None) -> None:
-        at_work = workers or _processors()
+        at_work = workers or processors()
         self.budget = Budget(most_memory)
         self._staff = Staff(task.command_line(formats, most_memory), at_work)
         self._places = asyncio.Semaphore(at_work)
@@ -204,7 +204,8 @@ def _too_many() -> Overloaded:
     return Overloaded("Too many pictures wait to be decoded. Try again soon.", retry_after=5)
 
 
-def _processors() -> int:
+def processors() -> int:
+    """How many of them this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -27,22 +27,23 @@ TURNS = 10  # of the loop, which is more than a command takes, however long they
 TURN = 0.001  # seconds
 CONNECTING = 2.0  # seconds: a connection in TLS, by way of a Sentinel, takes several ways there and back
 CONNECTIONS = 16
-SINGLE = CONNECTIONS - 2  # of them; the others are for what goes together
+TOGETHER = 2  # of them are for what goes together
 UNHURRIED = 0.5  # seconds: for what nobody waits for
 PROBE_EVERY = 1.0  # seconds
 COMPLAIN_EVERY = 60.0  # seconds
 
 
 class Link:
-    """Use it as an async context manager."""
+    """Use it as an async context manager. It has so many `connections` at most, three at least."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, connections: int = CONNECTIONS) -> None:
         self._url = url
+        self._connections = connections
         self._client: Any = None
         self._stack = AsyncExitStack()
         self._together = Batches(partial(self._sent, None))
         self._telling = Telling(partial(self._sent, UNHURRIED))
-        self._turns = asyncio.Semaphore(SINGLE)
+        self._turns = asyncio.Semaphore(connections - TOGETHER)
         self._probing: asyncio.Task[None] | None = None
         self._complained: dict[str, float] = {}
         self.is_down = False
@@ -196,7 +197,7 @@ class Link:
 
     async def _warm_up(self) -> None:
         """Opens the connections, so that no request spends its patience on that, and sees whether Redis is fast."""
-        pings = (_within(CONNECTING, _ping(self._client)) for _ in range(CONNECTIONS))
+        pings = (_within(CONNECTING, _ping(self._client)) for _ in range(self._connections))
         opened = await asyncio.gather(*pings, return_exceptions=True)
         failed = next((each for each in opened if isinstance(each, Exception)), None)
         if failed is None:

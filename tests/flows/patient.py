@@ -3,9 +3,18 @@
 What the limits themselves do has its own tests.
 """
 
+import sys
+
 from gateway import cli
 from gateway.redis import lease, link
+from gateway.workers import crew
 
 if __name__ == "__main__":
     link.PATIENCE = lease.PATIENCE = 10.0
-    cli.main()
+    crew.MODULE = "tests.flows.patient"
+    if sys.argv[1:2] == ["serve"]:
+        cli.main()
+    else:
+        from gateway.workers.worker import main
+
+        main()

@@ -38,17 +38,18 @@ async def gateways(
     engine: Fake,
     count: int = 1,
     *,
+    workers: int = 1,
     server: str = "[server]\nmax_requests = 5000",
     cache: str = "",
     settings: str = "",
     patient: bool = True,
 ) -> AsyncIterator[list[Server]]:
-    """So many gateways with that engine behind them, under the name `m`, once they have found it.
+    """So many gateways, of so many workers, with that engine behind them under the name `m`, once they have found it.
 
     Unless what it does about time is itself to be seen, they are patient with Redis.
     """
     text = (
-        f"{server}\n[engines]\npreload = []\n[cache]\n{cache}\n{settings}\n"
+        f"{server}\nworkers = {workers}\n[engines]\npreload = []\n[cache]\n{cache}\n{settings}\n"
         f'[models.m]\nengine = "remote"\nurls = ["{engine.url}"]\nmax_pictures = 4\n'
     )
     async with AsyncExitStack() as stack:
@@ -63,7 +64,7 @@ async def gateways(
             servers.append(await asyncio.to_thread(running.__enter__))
             stack.push_async_callback(asyncio.to_thread, running.__exit__, None, None, None)
         async with asyncio.timeout(30):
-            while engine.probes < count:
+            while engine.probes < count * workers:
                 await asyncio.sleep(0.01)
         yield servers
 

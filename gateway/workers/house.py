@@ -1,0 +1,47 @@
+"""What the owner has, one for all workers: engines, limits, leases, kept answers, and its own answers to questions."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager, suppress
+from pathlib import Path
+
+from gateway.cache.memory import MemoryStore
+from gateway.config import Config
+from gateway.engine import Status
+from gateway.folder import Folder
+from gateway.images.shelf import MEMORY, PREFIX
+from gateway.leases import LocalLeases
+from gateway.machine import Machine, all_running
+from gateway.quota import LocalBooks
+from gateway.workers.messages import Respond
+
+
+class House:
+    """Its engines run inside `running`. `pictures` is the folder in which the workers' own for pictures lie."""
+
+    def __init__(self, config: Config, root: Path = MEMORY) -> None:
+        self._folder = Folder(root, PREFIX)
+        self.pictures = self._folder.path
+        self._machine = Machine(config, self.pictures)
+        self.engines = self._machine.engines
+        self.books = LocalBooks()
+        self.leases = LocalLeases()
+        self.store = MemoryStore(max_bytes=config.cache.max_bytes // 2)  # the other half is for the workers' copies
+        self.answers: dict[str, Respond] = {}
+
+    def statuses(self) -> dict[str, Status]:
+        """What each engine is doing."""
+        return {name: engine.status for name, engine in self.engines.items()}
+
+    def on_news(self, tell: Callable[[], None]) -> None:
+        """Has `tell` called whenever one of the statuses may have changed."""
+        for engine in self.engines.values():
+            engine.process.on_news = tell
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """The engines can be used, and have ended when the context ends."""
+        with ExitStack() as stack:
+            with suppress(OSError):  # where there is no memory for files, pictures travel inside the requests
+                stack.enter_context(self._folder)
+            async with self._machine, all_running(self.engines.values()):
+                yield
