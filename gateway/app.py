@@ -12,7 +12,6 @@ from litestar.types import ASGIApp
 from gateway.auth import Keyring
 from gateway.config import Config
 from gateway.errors import (
-    BodyTooLarge,
     GatewayError,
     InternalError,
     InvalidRequest,
@@ -60,6 +59,7 @@ def create_app(config: Config, parts: Parts, key_file: KeySource) -> ASGIApp:
                 captioner,
                 heartbeat=config.server.heartbeat,
                 longest_wait=config.engines.start_timeout,
+                max_body=config.server.max_body,
             ),
             *models.routes(captioner),
             *admin.routes(captioner),
@@ -69,7 +69,6 @@ def create_app(config: Config, parts: Parts, key_file: KeySource) -> ASGIApp:
         ],
         exception_handlers={Exception: respond},
         lifespan=[lifespan],
-        request_max_body_size=config.server.max_body,
         logging_config=None,
         openapi_config=None,
     )
@@ -105,9 +104,6 @@ def _ours(request: Request[Any, Any, Any], error: Exception) -> GatewayError:
             return PathNotFound(f"Nothing is served at '{shown}'. {_advice(path)}")
         case 405:
             return MethodNotAllowed(f"{request.method} is not allowed here. {_advice('')}")
-        case 413:
-            limit = request.app.request_max_body_size
-            return BodyTooLarge(f"The body is larger than {_mebibytes(limit)}, the limit set by 'server.max_body'.")
         case 400:
             return InvalidRequest("The request could not be read. Check its headers and its body.")
     log.error("%s: failed", _id(request), exc_info=error)
@@ -128,7 +124,3 @@ def _id(request: Request[Any, Any, Any]) -> str:
 def _advice(path: str) -> str:
     resource = path.strip("/").removeprefix("v1/").partition("/")[0]
     return NOT_SERVED.get(resource, "POST /v1/chat/completions, GET /v1/models and GET /health are served.")
-
-
-def _mebibytes(size: object) -> str:
-    return f"{size / 2**20:.0f} MiB" if isinstance(size, int) else "allowed"

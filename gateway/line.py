@@ -155,7 +155,7 @@ class Line:
         async with self._keeper.visited(patience) as visit:
             response = None
             try:
-                async with await self._post(wire.encode(await ask()), patience) as response:
+                async with await self._post(wire.encode_request(await ask()), patience) as response:
                     if response.status != HTTPStatus.OK:
                         raise await upstream.refusal(response, self._name)
                     yield response

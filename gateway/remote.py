@@ -206,7 +206,7 @@ class RemoteEngine:
 
     async def _post(self, replica: Replica, request: wire.ChatRequest, deadline: float) -> upstream.Response:
         asked = request if replica.knows_uuids else _without_uuids(request)
-        body = wire.encode(msgspec.structs.replace(asked, model=self._source))
+        body = wire.encode_request(msgspec.structs.replace(asked, model=self._source))
         left = max(0.001, deadline - time.monotonic())
         return await upstream.post(self._http, f"{replica.url}/chat/completions", body, _timeout(left))
 

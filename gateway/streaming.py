@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 
 from gateway import wire
 from gateway.errors import GatewayError, InternalError, envelope
@@ -10,68 +11,67 @@ from gateway.wire import Chunk
 
 log = logging.getLogger(__name__)
 
+Send = Callable[[bytes], Awaitable[None]]
+"""Sends a piece of a stream to the client; the first one with the stream's beginning."""
 
-async def opened(chunks: AsyncGenerator[Chunk, None], *, patience: float) -> "asyncio.Task[Chunk | None]":
-    """The task that brings the first chunk, once it has, or after `patience` seconds in any case.
 
-    Until then nothing is sent, so that an error still has a status of its own.
+async def tell(
+    chunks: AsyncGenerator[Chunk, None], send: Send, *, heartbeat: float, failed: Callable[[GatewayError], None]
+) -> None:
+    """Sends every chunk as an event, and a comment after each `heartbeat` seconds of silence; what is left is the end.
+
+    Nothing is sent before the first chunk or the first heartbeat, so that until then an error has a status of its own.
+    Afterwards it is an event as well, since nothing else can tell it, and `failed` is told of it.
 
     Raises:
-        GatewayError: the answer failed before its first chunk.
+        GatewayError: the answer failed before anything was sent.
     """
-    first: asyncio.Task[Chunk | None] = asyncio.ensure_future(_next(chunks))
+    stream = _Stream(send)
+    beating = asyncio.create_task(stream.beat(heartbeat))
     try:
-        await asyncio.wait({first}, timeout=patience)
-        if first.done():
-            first.result()
-    except BaseException:
-        await _closed(first, chunks)
-        raise
-    return first
-
-
-async def events(
-    first: "asyncio.Task[Chunk | None]",
-    chunks: AsyncGenerator[Chunk, None],
-    *,
-    heartbeat: float,
-    failed: Callable[[GatewayError], None],
-) -> AsyncGenerator[bytes, None]:
-    """Every chunk as an event, a comment after each `heartbeat` seconds of silence, `[DONE]` at the end.
-
-    An error in the middle is an event too: the status has been sent, nothing else can tell it. `failed` is told of it.
-    """
-    step = first
-    try:
-        while True:
-            await asyncio.wait({step}, timeout=heartbeat)
-            if not step.done():
-                yield wire.HEARTBEAT
-                continue
-            chunk = step.result()
-            if chunk is None:
-                break
-            yield wire.event(chunk)
-            step = asyncio.ensure_future(_next(chunks))
-    except GatewayError as error:
-        failed(error)
-        yield wire.event(envelope(error))
-    except Exception:  # the stream must end in a way that the client understands, whatever went wrong
-        log.exception("a stream failed")
-        fault = InternalError("Something went wrong on our side. The log has the details.")
-        failed(fault)
-        yield wire.event(envelope(fault))
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                await stream.send(wire.event(chunk))
+    except Exception as error:
+        if not stream.begun:
+            raise
+        ours = _ours(error)
+        failed(ours)
+        await stream.send(wire.event(envelope(ours)))
     finally:
-        await _closed(step, chunks)
-    yield wire.DONE
+        beating.cancel()
 
 
-async def _next(chunks: AsyncGenerator[Chunk, None]) -> Chunk | None:
-    return await anext(chunks, None)
+class _Stream:
+    """What was sent, one piece after the other, and when the last one was."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._turn = asyncio.Lock()
+        self._clock = asyncio.get_running_loop().time
+        self._last = self._clock()
+        self.begun = False
+
+    async def send(self, piece: bytes) -> None:
+        """Sends a piece."""
+        self.begun = True
+        async with self._turn:
+            await self._send(piece)
+            self._last = self._clock()
+
+    async def beat(self, every: float) -> None:
+        """Fills silences of so many seconds, without an end."""
+        while True:
+            left = self._last + every - self._clock()
+            if left > 0:
+                await asyncio.sleep(left)
+            else:
+                await self.send(wire.HEARTBEAT)
 
 
-async def _closed(step: "asyncio.Task[Chunk | None]", chunks: AsyncGenerator[Chunk, None]) -> None:
-    """Ends the work behind the chunks, wherever it stands."""
-    step.cancel()
-    await asyncio.gather(step, return_exceptions=True)
-    await chunks.aclose()
+def _ours(error: Exception) -> GatewayError:
+    """The stream must end in a way that the client understands, whatever went wrong."""
+    if isinstance(error, GatewayError):
+        return error
+    log.error("a stream failed", exc_info=error)
+    return InternalError("Something went wrong on our side. The log has the details.")

@@ -1,145 +1,139 @@
-"""POST /v1/chat/completions, whole and streamed."""
+"""POST /v1/chat/completions, whole and streamed.
 
-import asyncio
+The handler speaks ASGI itself: a framework's request and response took longer than all that is done here.
+"""
+
 import re
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Any, TypeVar
 
-from litestar import Request, Response, post
-from litestar.background_tasks import BackgroundTask
-from litestar.datastructures import Headers
-from litestar.exceptions import InternalServerException
-from litestar.handlers import HTTPRouteHandler
-from litestar.response import Stream
-from litestar.types import Receive
+from litestar import asgi
+from litestar.exceptions import MethodNotAllowedException
+from litestar.handlers import ASGIRouteHandler
+from litestar.types import Receive, Scope, Send
 
 from gateway import directives, streaming, wire
 from gateway.captioning import Captioner, Job
-from gateway.errors import GatewayError, InvalidRequest, Overloaded
+from gateway.errors import BodyTooLarge, GatewayError, InvalidRequest, Overloaded
 from gateway.middleware import allowance_of, hold_of, record_of
-from gateway.record import CLIENT_LEFT, Record
+from gateway.record import Record
+from gateway.routes.presence import ClientLeft, Presence
+from gateway.routes.reply import Reply
 
 PATHS = ["/v1/chat/completions", "/chat/completions"]
 MAX_IGNORED = 20
 
-T = TypeVar("T")
+Headers = Iterable[tuple[bytes, bytes]]
 
 
-class ClientLeft(GatewayError):
-    """The client hung up. Nobody will read this; it is for the log."""
+def route(captioner: Captioner, *, heartbeat: float, longest_wait: float, max_body: int) -> ASGIRouteHandler:
+    """The handler. Times are in seconds; `longest_wait` bounds what a client may ask for, `max_body` is in bytes."""
 
-    status = CLIENT_LEFT
-
-
-def route(captioner: Captioner, *, heartbeat: float, longest_wait: float) -> HTTPRouteHandler:
-    """The handler. Times are in seconds; `longest_wait` bounds what a client may ask for."""
-
-    @post(PATHS, status_code=200)
-    async def create(request: Request[Any, Any, Any]) -> Response[bytes] | Stream:
+    @asgi(PATHS, copy_scope=False)
+    async def create(scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a chat completion, which is what limits count: one that there was no room for costs nothing."""
-        allowance = allowance_of(request.scope)
+        _ensure_post(scope)
+        allowance = allowance_of(scope)
         await allowance.begin()
         try:
-            return await answered(request)
+            await answered(scope, receive, send)
         except Overloaded:
             await allowance.waive()
             raise
 
-    async def answered(request: Request[Any, Any, Any]) -> Response[bytes] | Stream:
-        job, is_streamed, ignored = await prepared(request)
-        if not is_streamed:
-            answer = await unless_gone(request.receive, captioner.answer(job))
-            return Response(wire.encode(answer), media_type="application/json", headers=_headers(job, ignored))
-        chunks = captioner.stream(job)
-        first = await unless_gone(request.receive, streaming.opened(chunks, patience=heartbeat))
-        events = streaming.events(first, chunks, heartbeat=heartbeat, failed=partial(_note, job.record))
-        closing = BackgroundTask(_close, events)
-        headers = {**_headers(job, ignored), "cache-control": "no-cache"}
-        return Stream(events, media_type="text/event-stream", headers=headers, background=closing)
+    async def answered(scope: Scope, receive: Receive, send: Send) -> None:
+        asked, ignored = decoded(await received(scope, receive, max_body), record_of(scope))
+        reply = Reply(send, streamed=bool(asked.stream))
+        try:
+            async with Presence(receive):
+                job = await prepared(scope, asked)
+                reply.headers = partial(_headers, job, ignored)
+                rest = await (streamed(job, reply) if asked.stream else whole(job))
+        except ClientLeft:
+            if reply.begun:
+                return  # nobody is there to be told
+            raise
+        await reply.end(rest)
 
-    async def prepared(request: Request[Any, Any, Any]) -> tuple[Job, bool, list[str]]:
-        """The job, whether its answer is streamed, and which fields are ignored; the body is not kept any longer."""
-        record, hold = record_of(request.scope), hold_of(request.scope)
-        body = await received(request)
-        record.enter("parse")
-        asked = decoded(body)
-        record.streamed = bool(asked.stream)
-        record.enter(None)
-        await allowance_of(request.scope).take_pictures(len(wire.pictures_of(asked)))
-        wishes = _wishes(request.headers, longest_wait)
-        preparation = captioner.prepare(asked, record.caller, wishes, hold=hold, record=record)
-        job = await unless_gone(request.receive, preparation)
-        return job, bool(asked.stream), wire.unknown_fields(body)
+    async def prepared(scope: Scope, asked: wire.ChatRequest) -> Job:
+        record, hold, wishes = record_of(scope), hold_of(scope), _wishes(scope["headers"], longest_wait)
+        await allowance_of(scope).take_pictures(len(wire.pictures_of(asked)))
+        return await captioner.prepare(asked, record.caller, wishes, hold=hold, record=record)
+
+    async def whole(job: Job) -> bytes:
+        return wire.encode(await captioner.answer(job))
+
+    async def streamed(job: Job, reply: Reply) -> bytes:
+        """Sends the answer as it is made, but for its end, which comes back."""
+        await streaming.tell(captioner.stream(job), reply.piece, heartbeat=heartbeat, failed=partial(_note, job.record))
+        return wire.DONE
 
     return create
 
 
-async def received(request: Request[Any, Any, Any]) -> bytes:
+async def received(scope: Scope, receive: Receive, most: int) -> bytes:
     """The body, once all of it is here.
 
     Raises:
+        BodyTooLarge: it has more than `most` bytes.
         RequestTimeout: it took too long.
         ClientLeft: the client broke off.
     """
-    try:
-        return b"".join([chunk async for chunk in request.stream()])  # its body() would keep it
-    except InternalServerException:  # what Litestar makes of a client that breaks off
-        raise ClientLeft("The client broke off.") from None
+    blocks, size, is_whole = list[bytes](), 0, False
+    _ensure_small(_announced(scope["headers"]), most)
+    while not is_whole:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise ClientLeft("The client broke off.")
+        blocks.append(message["body"])
+        size += len(message["body"])
+        _ensure_small(size, most)
+        is_whole = not message["more_body"]
+    return b"".join(blocks)
 
 
-def decoded(body: bytes) -> wire.ChatRequest:
-    """The request in closed types.
+def _ensure_small(size: int, most: int) -> None:
+    if size > most:
+        raise BodyTooLarge(f"The body is larger than {most / 2**20:.0f} MiB, the limit set by 'server.max_body'.")
+
+
+def _announced(headers: Headers) -> int:
+    """The body's size, where the client says it beforehand."""
+    lengths = (value for name, value in headers if name == b"content-length")
+    return int(next(lengths, b"0"))
+
+
+def decoded(body: bytes, record: Record) -> tuple[wire.ChatRequest, list[str]]:
+    """The request in closed types, and its fields that are ignored.
 
     Raises:
         InvalidRequest: it cannot be read; `param` names the field.
     """
+    record.enter("parse")
     try:
-        return wire.decode_request(body)
+        asked, ignored = wire.read_request(body)
     except wire.Fault as fault:
         raise InvalidRequest.from_fault(fault) from None
+    record.streamed = bool(asked.stream)
+    record.enter(None)
+    return asked, ignored
 
 
-async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """The work's result; a client that leaves meanwhile ends the work.
-
-    Raises:
-        ClientLeft: the client has left.
-    """
-    task = asyncio.ensure_future(work)
-    watch = asyncio.ensure_future(_departure(receive))
-    try:
-        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise ClientLeft("The client left before the answer was ready.")
-    finally:
-        for each in (task, watch):
-            each.cancel()
-        await asyncio.gather(task, watch, return_exceptions=True)
-        del task, watch  # an error's traceback leads here: it would keep itself, and what was sent
-
-
-async def _departure(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+def _ensure_post(scope: Scope) -> None:
+    if scope.get("method") != "POST":
+        raise MethodNotAllowedException(headers={"Allow": "POST"})
 
 
 def _note(record: Record, error: GatewayError) -> None:
     record.error = error.code
 
 
-async def _close(events: AsyncGenerator[bytes, None]) -> None:
-    # Litestar does not: a client that left without reading would keep its place in the engine.
-    await events.aclose()
-
-
 def _wishes(headers: Headers, longest_wait: float) -> directives.Directives:
-    return directives.read(
-        cache_control=",".join(headers.getall("cache-control", [])),
-        prefer=",".join(headers.getall("prefer", [])),
-        longest_wait=longest_wait,
-    )
+    asked = {wanted: [value for name, value in headers if name == wanted] for wanted in (b"cache-control", b"prefer")}
+    if not any(asked.values()):
+        return directives.NO_DIRECTIVES
+    cache_control, prefer = (b",".join(values).decode("latin-1") for values in asked.values())
+    return directives.read(cache_control=cache_control, prefer=prefer, longest_wait=longest_wait)
 
 
 def _headers(job: Job, unknown: Sequence[str]) -> dict[str, str]:

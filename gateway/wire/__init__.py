@@ -36,10 +36,11 @@ from gateway.wire.hearing import (
     decode_chunk,
     decode_completion,
 )
+from gateway.wire.lifting import encode_request
 from gateway.wire.reading import (
     Fault,
     decode_request,
-    unknown_fields,
+    read_request,
 )
 from gateway.wire.requests import (
     MAX_CHOICES,
@@ -146,7 +147,8 @@ __all__ = [
     "decode_request",
     "decode_usage",
     "encode",
+    "encode_request",
     "event",
     "pictures_of",
-    "unknown_fields",
+    "read_request",
 ]

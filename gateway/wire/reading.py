@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
+from gateway.wire import lifting
 from gateway.wire.requests import (
     MAX_MESSAGES,
     MAX_PARTS,
@@ -42,22 +43,55 @@ class Fault(ValueError):
         self.code = code
 
 
-def decode_request(body: bytes) -> ChatRequest:
-    """Reads a request, in any form that real clients send.
+def read_request(body: bytes) -> tuple[ChatRequest, list[str]]:
+    """Reads a request, in any form that real clients send; and its top-level fields that are not known, hence ignored.
 
     Raises:
         Fault: the body is no JSON, or a field of it cannot be read; `param` names the field.
     """
-    incoming = _decode_incoming(body)
+    brief, urls = lifting.lifted(body)
+    try:
+        return _read(brief, urls)
+    except Fault:
+        if not urls:
+            raise
+        return _read(body, [])  # a fault is told of what was sent
+
+
+def decode_request(body: bytes) -> ChatRequest:
+    """The same for who does not care what is ignored."""
+    return read_request(body)[0]
+
+
+def _read(body: bytes, urls: Sequence[str]) -> tuple[ChatRequest, list[str]]:
+    """The request, and the fields that are not known.
+
+    Raises:
+        Fault: it cannot be read, or not all of the lifted URLs stand where a picture belongs.
+    """
+    incoming, lifted = _decode_incoming(body), _Lifted(urls)
     _ensure_brief(incoming, len(body))
-    messages = [_message(message, f"messages[{at}]") for at, message in enumerate(incoming.messages)]
-    fields = {name: getattr(incoming, name) for name in Options.__struct_fields__} | _tool_fields(incoming)
-    return ChatRequest(messages=messages, response_format=_response_format(incoming.response_format), **fields)
+    messages = [_message(message, f"messages[{at}]", lifted) for at, message in enumerate(incoming.messages)]
+    lifted.ensure_all_restored()
+    fields = {name: getattr(incoming, name) for name in _OPTIONS} | _tool_fields(incoming)
+    request = ChatRequest(messages=messages, response_format=_response_format(incoming.response_format), **fields)
+    return request, sorted(_decode_keys(body).keys() - _KNOWN_FIELDS)
 
 
-def unknown_fields(body: bytes) -> list[str]:
-    """The request's top-level fields that Altgate does not know, hence ignores."""
-    return sorted(set(_decode_keys(body)) - set(_IncomingRequest.__struct_fields__))
+class _Lifted:
+    """The URLs that were lifted out of the body, on their way back."""
+
+    def __init__(self, urls: Sequence[str]) -> None:
+        self._missing = {lifting.stub(number): url for number, url in enumerate(urls)}
+
+    def restored(self, url: str) -> str:
+        """The URL for which that one stands."""
+        return self._missing.pop(url, url) if self._missing else url
+
+    def ensure_all_restored(self) -> None:
+        """Raises a Fault where one stands in another place than a picture's."""
+        if self._missing:
+            raise Fault("A picture's data stands where no picture belongs.")
 
 
 class _Source(Struct, frozen=True):
@@ -95,6 +129,8 @@ class _IncomingRequest(Options, frozen=True, kw_only=True):
     response_format: _IncomingFormat | None = None
 
 
+_KNOWN_FIELDS = frozenset(_IncomingRequest.__struct_fields__)
+_OPTIONS = Options.__struct_fields__
 _decode_body = msgspec.json.Decoder(_IncomingRequest).decode
 _decode_keys = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
@@ -172,14 +208,14 @@ def _spoken(kinds: str) -> str:
     return " or ".join(known) or "null"
 
 
-def _message(message: _IncomingMessage, path: str) -> Message:
+def _message(message: _IncomingMessage, path: str, lifted: _Lifted) -> Message:
     match message.content:
         case None:
             parts: Sequence[Part] = ()
         case str(text):
             parts = (TextPart(text),)
         case incoming:
-            parts = [_part(part, f"{path}.content[{at}]") for at, part in enumerate(incoming)]
+            parts = [_part(part, f"{path}.content[{at}]", lifted) for at, part in enumerate(incoming)]
     for at, call in enumerate(message.tool_calls or ()):
         _ensure_flat_text(call.function.arguments, f"{path}.tool_calls[{at}].function.arguments")
     return Message(
@@ -191,19 +227,19 @@ def _message(message: _IncomingMessage, path: str) -> Message:
     )
 
 
-def _part(part: _IncomingPart, path: str) -> Part:
+def _part(part: _IncomingPart, path: str, lifted: _Lifted) -> Part:
     match part.type:
         case "text" | "input_text" | "output_text":
             return TextPart(_required(part.text, f"{path}.text"))
         case "image_url" | "input_image":
-            return _picture(part.image_url, f"{path}.image_url")
+            return _picture(part.image_url, f"{path}.image_url", lifted)
         case "image":
             source = _required(part.source, f"{path}.source")
-            return _picture(source.data or source.url, f"{path}.source.data")
+            return _picture(source.data or source.url, f"{path}.source.data", lifted)
         case "file":
-            return _picture(_required(part.file, f"{path}.file").file_data, f"{path}.file.file_data")
+            return _picture(_required(part.file, f"{path}.file").file_data, f"{path}.file.file_data", lifted)
         case None if part.image_url is not None:
-            return _picture(part.image_url, f"{path}.image_url")
+            return _picture(part.image_url, f"{path}.image_url", lifted)
         case None if part.text is not None:
             return TextPart(part.text)
         case kind:
@@ -219,10 +255,9 @@ def _quoted(kind: str | None) -> str:
     return "it is missing" if kind is None else repr(kind[:40])
 
 
-def _picture(value: ImageURL | str | None, path: str) -> PicturePart:
-    if isinstance(value, str):
-        return PicturePart(ImageURL(value))
-    return PicturePart(_required(value, path))
+def _picture(value: ImageURL | str | None, path: str, lifted: _Lifted) -> PicturePart:
+    given = ImageURL(value) if isinstance(value, str) else _required(value, path)
+    return PicturePart(ImageURL(lifted.restored(given.url), given.detail))
 
 
 def _required(value: T | None, path: str) -> T:

@@ -28,7 +28,8 @@ async def test_a_client_that_does_not_read_frees_its_engine(
     engine.go.clear()
     async with Ingest(Site(), ImagesConfig()) as ingest:
         captioner = Altgate(engine, ingest, "vllm").captioner
-        app = Litestar([chat.route(captioner, heartbeat=3600, longest_wait=60)], openapi_config=None)
+        route = chat.route(captioner, heartbeat=3600, longest_wait=60, max_body=2**20)
+        app = Litestar([route], openapi_config=None)
         admitted = middleware.Admission(app, Gate(max_requests=1, max_bytes=2**20))
         limited = middleware.Limits(admitted, LocalBooks())
         async with serving(middleware.Recording(limited, [])) as served:

@@ -14,11 +14,15 @@ NEVER = 3600.0
 Chunks = AsyncGenerator[Chunk, None]
 
 
-async def events(chunks: Chunks, heartbeat: float = NEVER, failures: list[GatewayError] | None = None) -> list[bytes]:
-    """Every event of the stream; the failures that it tells of are added to `failures`."""
-    failures = [] if failures is None else failures
-    first = await streaming.opened(chunks, patience=heartbeat)
-    return [event async for event in streaming.events(first, chunks, heartbeat=heartbeat, failed=failures.append)]
+async def told(chunks: Chunks, heartbeat: float = NEVER, failures: list[GatewayError] | None = None) -> list[bytes]:
+    """All that is sent of the stream; the failures that it tells of are added to `failures`."""
+    failures, sent = [] if failures is None else failures, list[bytes]()
+
+    async def send(piece: bytes) -> None:
+        sent.append(piece)
+
+    await streaming.tell(chunks, send, heartbeat=heartbeat, failed=failures.append)
+    return sent
 
 
 async def good() -> Chunks:
@@ -38,34 +42,33 @@ def failing(error: Exception, after: int) -> Callable[[], Chunks]:
     return chunks
 
 
-async def test_each_chunk_is_an_event_and_done_is_the_last() -> None:
-    """A stream ends with [DONE]."""
-    assert await events(good()) == [wire.event(CHUNK), wire.event(CHUNK), b"data: [DONE]\n\n"]
+async def test_each_chunk_is_an_event() -> None:
+    """They come in their order."""
+    assert await told(good()) == [wire.event(CHUNK), wire.event(CHUNK)]
 
 
 async def test_an_error_before_the_first_chunk_is_raised() -> None:
     """Nothing has been sent yet, so it can have a status of its own."""
     with pytest.raises(EngineFault):
-        await streaming.opened(failing(EngineFault("no"), after=0)(), patience=NEVER)
+        await told(failing(EngineFault("no"), after=0)())
 
 
-async def test_an_error_in_the_middle_is_an_event_and_then_the_end() -> None:
-    """The client gets the words so far, the error in OpenAI's shape, and [DONE]."""
+async def test_an_error_in_the_middle_is_an_event() -> None:
+    """The client gets the words so far and the error in OpenAI's shape."""
     failures: list[GatewayError] = []
-    sent = await events(failing(EngineFault("It broke."), after=1)(), failures=failures)
+    sent = await told(failing(EngineFault("It broke."), after=1)(), failures=failures)
 
     assert [error.code for error in failures] == ["engine_error"]
     assert sent[0] == wire.event(CHUNK)
     assert wire.decode_error(sent[1].removeprefix(b"data: ")).error.message == "It broke."
-    assert sent[2:] == [wire.DONE]
+    assert len(sent) == 2
 
 
 async def test_a_fault_of_ours_in_the_middle_says_nothing_of_itself(caplog: pytest.LogCaptureFixture) -> None:
     """The client learns that it is our fault; the log learns the rest."""
-    sent = await events(failing(KeyError("secret"), after=1)())
+    sent = await told(failing(KeyError("secret"), after=1)())
 
     assert b"secret" not in b"".join(sent)
-    assert sent[-1] == wire.DONE
     assert "secret" in caplog.text
 
 
@@ -77,20 +80,40 @@ async def test_silence_is_filled_with_comments() -> None:
         await go.wait()
         yield CHUNK
 
-    chunks = slow()
-    first = await streaming.opened(chunks, patience=0.01)
-    stream = streaming.events(first, chunks, heartbeat=0.01, failed=lambda _: None)
-    beats = [await anext(stream), await anext(stream)]
-    go.set()
-    rest = [event async for event in stream]
+    async def send(piece: bytes) -> None:
+        sent.append(piece)
+        if len(sent) == 2:
+            go.set()
 
-    assert beats == [b": still working\n\n"] * 2
-    assert rest[-2:] == [wire.event(CHUNK), wire.DONE]
+    sent: list[bytes] = []
+    await streaming.tell(slow(), send, heartbeat=0.01, failed=lambda _: None)
+
+    assert sent[:2] == [b": still working\n\n"] * 2
+    assert sent[-1] == wire.event(CHUNK)
 
 
-async def test_closing_a_stream_ends_the_work_behind_it() -> None:
-    """A client that leaves in the middle leaves nothing running."""
-    ended = asyncio.Event()
+async def test_an_error_after_a_heartbeat_is_an_event() -> None:
+    """A comment has begun the answer, so its status is told."""
+    beaten = asyncio.Event()
+
+    async def failing_late() -> Chunks:
+        await beaten.wait()
+        raise EngineFault("It broke.")
+        yield CHUNK
+
+    async def send(piece: bytes) -> None:
+        sent.append(piece)
+        beaten.set()
+
+    sent: list[bytes] = []
+    await streaming.tell(failing_late(), send, heartbeat=0.01, failed=lambda _: None)
+
+    assert wire.decode_error(sent[-1].removeprefix(b"data: ")).error.message == "It broke."
+
+
+async def test_a_client_that_leaves_ends_the_work_behind_its_stream() -> None:
+    """Nothing is left running."""
+    ended, begun = asyncio.Event(), asyncio.Event()
 
     async def endless() -> Chunks:
         try:
@@ -99,13 +122,14 @@ async def test_closing_a_stream_ends_the_work_behind_it() -> None:
         finally:
             ended.set()
 
+    async def send(_: bytes) -> None:
+        begun.set()
+
     failures: list[GatewayError] = []
-    chunks = endless()
-    stream = streaming.events(
-        await streaming.opened(chunks, patience=NEVER), chunks, heartbeat=NEVER, failed=failures.append
-    )
-    await anext(stream)
-    await stream.aclose()
+    telling = asyncio.create_task(streaming.tell(endless(), send, heartbeat=NEVER, failed=failures.append))
+    await begun.wait()
+    telling.cancel()
+    await asyncio.gather(telling, return_exceptions=True)
 
     assert ended.is_set()
     assert failures == []

@@ -1,0 +1,1 @@
+"""How fast the way through the gateway is: `python -m bench.gateway`."""

@@ -1,0 +1,55 @@
+"""Whether the client is still there: work for one that has left ends at once."""
+
+import asyncio
+from types import TracebackType
+
+from litestar.types import Receive
+
+from gateway.errors import GatewayError
+from gateway.record import CLIENT_LEFT
+
+
+class ClientLeft(GatewayError):
+    """The client hung up. Nobody will read this; it is for the log."""
+
+    status = CLIENT_LEFT
+
+
+class Presence:
+    """Ends what is done in its context when the client leaves, as `asyncio.timeout` does when time is up.
+
+    The request's body has been received before.
+
+    Raises:
+        ClientLeft: at its end, when the client has left.
+    """
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._left = False
+
+    async def __aenter__(self) -> None:
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("requests are answered in tasks")
+        self._task = task
+        self._cancelling = task.cancelling()
+        self._watch = asyncio.create_task(self._departure())
+        self._watch.add_done_callback(self._end)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._watch.remove_done_callback(self._end)
+        self._watch.cancel()
+        if self._left and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+            raise ClientLeft("The client left before the answer was ready.") from None
+
+    async def _departure(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    def _end(self, watch: "asyncio.Task[None]") -> None:
+        if not watch.cancelled():
+            self._left = True
+            self._task.cancel()
