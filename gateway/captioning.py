@@ -264,7 +264,6 @@ class Captioner:
 
     async def _from_engine(self, job: Job, in_pieces: bool, flight: Flight, wait: float | None) -> Made:
         """The engine's answer, kept if it is complete."""
-        started = time.monotonic()
         job.record.enter("queue")
         engine = self.engines[job.model.name]
         with self._ingest.lease(here=job.model.engine != "remote") as pictures:
@@ -275,14 +274,14 @@ class Captioner:
                 made = await engine.complete(ask, wait=wait)
                 choices, usage = made.choices, made.usage
                 promises.ensure_kept(job.asked, choices)
-        seconds = time.monotonic() - started
+        seconds = time.monotonic() - flight.begun if flight.begun is not None else 0.0
         if job.key is not None and promises.is_complete(choices) and promises.are_kept(job.asked, choices):
             self.cache.keep(job.key, choices, usage, seconds=seconds)
         return Made(choices=choices, usage=usage, seconds=seconds)
 
     async def _question(self, job: Job, in_pieces: bool, flight: Flight, lease: Lease) -> ChatRequest:
         """What the engine is asked, when it can work on it."""
-        flight.begun = True
+        flight.begun = time.monotonic()
         job.record.enter("decode")
         whole = await self._with_pictures(job, lease)
         job.record.enter("engine")

@@ -33,9 +33,10 @@ Generate = Callable[["Flight", float | None], Awaitable[Made]]
 
 
 class Flight:
-    """One generation. `begun` is to be set when the engine has it: from then on nobody waits for a load any more.
+    """One generation.
 
-    `is_taken` is to be set by the first who has the whole answer: for all others it was made already.
+    `begun` is to be set when the engine has it, to the time of the monotonic clock: from then on nobody waits for a load
+    any more. `is_taken` is to be set by the first who has the whole answer: for all others it was made already.
     """
 
     def __init__(self, generate: Generate, *, wait: float | None, until: float) -> None:
@@ -52,13 +53,14 @@ class Flight:
         self._late: EngineUnavailable | None = None  # what those hear whose patience has ended
         self._late_until = -math.inf
         self.aboard = 0
-        self.begun = self.is_taken = False
+        self.begun: float | None = None
+        self.is_taken = False
         self.is_open = True  # to those who want to come aboard
         self.task = asyncio.create_task(self._fly())
 
     def takes(self, until: float) -> bool:
         """Whether somebody who waits for a load until then can come aboard and not have to wait longer."""
-        return self.is_open and (self.begun or self._until <= until)
+        return self.is_open and (self.begun is not None or self._until <= until)
 
     def join(self, until: float) -> None:
         """One more is aboard, who waits for a load until then."""
@@ -152,7 +154,7 @@ class Flight:
                     raise
                 is_first = False
             except EngineUnavailable as error:
-                if self.begun or self._latest <= self._until:
+                if self.begun is not None or self._latest <= self._until:
                     raise
                 self._late, self._late_until, self._until = error, self._until, self._latest
                 wait = max(0.0, self._until - asyncio.get_running_loop().time())

@@ -2,14 +2,15 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from types import TracebackType
+from types import SimpleNamespace, TracebackType
 from typing import Any, Self
 
 import pytest
 from msgspec import UNSET
 
-from gateway import prompts, routing, wire
+from gateway import captioning, prompts, routing, wire
 from gateway.auth import ANONYMOUS
 from gateway.cache import Cache
 from gateway.cache.memory import MemoryStore
@@ -413,6 +414,23 @@ async def test_chance_is_not_kept_and_greed_is(altgate: Make) -> None:
 
     assert asked == ["bypass", "bypass", "miss"]
     assert [each.temperature for each in engine.asked] == [1, 1, 0]
+
+
+async def test_what_a_load_takes_is_not_saved_by_a_kept_answer(altgate: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Making it anew would take the engine's work alone, since the engine is there now."""
+    ahead = 0.0
+    monkeypatch.setattr(captioning, "time", SimpleNamespace(time=time.time, monotonic=lambda: time.monotonic() + ahead))
+    engine = FakeEngine(answer("a cat"))
+    engine.there.clear()
+    made = altgate(engine)
+    asked = asyncio.create_task(made.answer())
+    while not engine.waits:
+        await asyncio.sleep(0)
+    ahead = 1000.0
+    engine.there.set()
+
+    assert [(await each)[0] for each in (asked, made.answer())] == ["miss", "hit"]
+    assert 0 < made.captioner.cache.tally.seconds < 1000
 
 
 async def together(made: Altgate, engine: FakeEngine, *asked: dict[str, Any]) -> list[Any]:
