@@ -35,8 +35,8 @@ Generate = Callable[["Flight", float | None], Awaitable[Made]]
 class Flight:
     """One generation.
 
-    `begun` is to be set when the engine has it, to the time of the monotonic clock: from then on nobody waits for a load
-    any more. `is_taken` is to be set by the first who has the whole answer: for all others it was made already.
+    `begun` is to be set when the engine has it, to the time of the monotonic clock: from then on nobody waits for a
+    load any more. `is_taken` is to be set by the first who has the whole answer: for all others it was made already.
     """
 
     def __init__(self, generate: Generate, *, wait: float | None, until: float) -> None:
