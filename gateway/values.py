@@ -43,6 +43,22 @@ def from_text(kind: type, value: object) -> object:
     raise ValueError(f"no values of {kind.__name__} can be read")
 
 
+def to_text(value: object) -> str:
+    """What `from_text` reads as that value, for msgspec's `enc_hook`.
+
+    Raises:
+        TypeError: it is of none of these kinds.
+    """
+    match value:
+        case Seconds():
+            return format(Decimal(float(value)), "f")
+        case Money():
+            return format(Decimal(int(value)) * SMALLEST_MONEY, "f")
+        case Bytes():
+            return str(int(value))
+    raise TypeError(f"{type(value).__name__} is no kind of setting")
+
+
 def _quantity(value: object, units: Mapping[str, float], plain: str, wanted: str) -> float:
     found = _QUANTITY.fullmatch(str(value).strip())
     if isinstance(value, bool) or found is None or (found["unit"] or plain) not in units:

@@ -5,7 +5,6 @@ back a call that was not answered yet. A worker that ends has left everything.
 """
 
 from collections.abc import Awaitable, Callable
-from decimal import Decimal
 
 import msgspec
 from msgspec import Struct
@@ -15,7 +14,7 @@ from gateway.cache import Selection
 from gateway.config import Config
 from gateway.engine import Status
 from gateway.quota import Outcome, Wanted
-from gateway.values import Bytes, Seconds, from_text
+from gateway.values import from_text, to_text
 from gateway.wire import Amount
 
 Respond = Callable[[bytes], Awaitable[bytes]]
@@ -248,16 +247,7 @@ class Reply(Message, frozen=True):
 FromOwner = Orders | Statuses | Keys | Question | Reply
 
 
-def _plain(value: object) -> object:
-    """A setting's value in a form that `from_text` reads."""
-    if isinstance(value, Bytes):
-        return int(value)
-    if isinstance(value, Seconds):
-        return format(Decimal(float(value)), "f")
-    raise TypeError(f"{type(value).__name__} has no place in a message")
-
-
-_encoder = msgspec.msgpack.Encoder(enc_hook=_plain)
+_encoder = msgspec.msgpack.Encoder(enc_hook=to_text)
 decode_from_worker = msgspec.msgpack.Decoder(FromWorker).decode
 decode_from_owner = msgspec.msgpack.Decoder(FromOwner, dec_hook=from_text).decode
 
