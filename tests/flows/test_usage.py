@@ -167,7 +167,7 @@ async def test_who_shares_an_answer_saves_it(tmp_path: Path, engine: Fake) -> No
 
 
 async def test_what_was_used_outlives_the_gateway(tmp_path: Path, engine: Fake) -> None:
-    """Stopped under load, it has counted each answer that a client has; killed, all but those of the last second."""
+    """Stopped under load, workers have counted each answer that a client has; killed, one has what it had written."""
     settings = f'[usage]\npath = "{tmp_path}/u"\n{KEYS}'
     answered = 0
 
@@ -181,7 +181,7 @@ async def test_what_was_used_outlives_the_gateway(tmp_path: Path, engine: Fake) 
 
     async with clients() as session:
         (tmp_path / "stopped").mkdir()
-        async with gateways(tmp_path / "stopped", engine, settings=settings) as (gateway,):
+        async with gateways(tmp_path / "stopped", engine, workers=2, settings=settings) as (gateway,):
             uses = [asyncio.create_task(use(session, gateway, number)) for number in range(60)]
             while answered < 20:
                 await asyncio.sleep(0.001)
