@@ -85,6 +85,7 @@ class Captioner:
         self._ingest = ingest
         self._leases = leases
         self._flights = Flights()
+        cache.on_outdated = lambda selection: self._flights.close(selection.holds)
         self._cold_start_wait = cold_start_wait
         self.share_across_teams = share_across_teams
 

@@ -170,6 +170,11 @@ class Flights:
     def __contains__(self, key: str) -> bool:
         return key in self._flights
 
+    def close(self, meant: Callable[[str], bool]) -> None:
+        """From now on nobody comes aboard of flights whose key is meant; those who are aboard stay."""
+        for key in [key for key in self._flights if meant(key)]:
+            del self._flights[key]
+
     @asynccontextmanager
     async def aboard(
         self, key: str | None, generate: Generate, *, wait: float | None, until: float

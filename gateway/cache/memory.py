@@ -15,7 +15,7 @@ AT_ONCE = 200  # answers that are looked through before others have their turn
 
 
 class _Entry(Struct, frozen=True):
-    since: float  # when it came here, of the store's clock
+    since: float  # when it came here, by the monotonic clock
     data: bytes
 
 
@@ -52,7 +52,7 @@ class MemoryStore:
 
     def here_for(self, key: str) -> float:
         """For how many seconds an answer has been here."""
-        return self._clock() - self._entries[key].since
+        return time.monotonic() - self._entries[key].since
 
     def data(self, key: str) -> bytes | None:
         """The same as it is written, for whoever reads it elsewhere and will find out whether it is too old."""
@@ -71,7 +71,7 @@ class MemoryStore:
         if _weight(key, data) > self._max_bytes:
             return
         self.drop(key)
-        self._entries[key] = _Entry(self._clock(), data)
+        self._entries[key] = _Entry(time.monotonic(), data)
         self.bytes += _weight(key, data)
         while self.bytes > self._max_bytes:
             self.drop(next(iter(self._entries)))

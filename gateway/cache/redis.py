@@ -2,11 +2,15 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from operator import methodcaller
+from typing import Any
+
+from msgspec.structs import replace
 
 from gateway.cache.key import VERSION
+from gateway.cache.notes import Notes, Writing
 from gateway.cache.selection import Selection
 from gateway.cache.stored import MAX_VALUE, Stored, encode, read
 from gateway.redis import Link
@@ -15,9 +19,23 @@ from gateway.wire import Amount
 
 PREFIX = f"altgate:answer:v{VERSION}:"
 LOOK_THROUGH = 30.0  # seconds that looking through all names may take
-SCANNED = 2000  # names that Redis looks at in one go
+SCANNED = 1000  # names that Redis looks at in one go
 AT_ONCE = 250  # answers that are removed, or whose size is asked for, in one go
 BATCH_PATIENCE = 1.0  # seconds
+
+
+# What lies under an answer's name and is none has no length, and goes as well.
+_WEIGH = """
+local entries, bytes = 0, 0
+for _, name in ipairs(KEYS) do
+  local length = redis.pcall('STRLEN', name)
+  if ARGV[1] ~= 'remove' or redis.call('UNLINK', name) == 1 then
+    entries = entries + 1
+    if type(length) == 'number' then bytes = bytes + length end
+  end
+end
+return {entries, bytes}
+"""
 
 
 def name(key: str) -> str:
@@ -30,6 +48,8 @@ class RedisStore:
 
     def __init__(self, link: Link) -> None:
         self._link = link
+        self._notes = Notes(link)
+        self.lost = 0
 
     @property
     def description(self) -> str:
@@ -46,22 +66,28 @@ class RedisStore:
         data = await self._link.ask(lambda redis: redis.getrange(name(key), 0, MAX_VALUE))
         return read(data, key, time.time()) if isinstance(data, bytes) else None
 
-    def put(self, value: Stored) -> None:
-        """Queues an answer to be written."""
-        data, left = encode(value), round((value.expires - time.time()) * 1000)
-        if len(data) <= MAX_VALUE and left > 0:
-            self._link.tell(lambda redis: redis.set(name(value.key), data, px=left), size=len(data))
+    def put(self, value: Stored, *, removed: Callable[[], None]) -> None:
+        """Queues an answer to be written, unless it was removed while it was made."""
+        data, lives = encode(value), round((value.expires - time.time()) * 1000)
+        if len(data) <= MAX_VALUE and lives > 0:
+            began = time.monotonic() - value.seconds
+            self._notes.write(Writing(value.key, name(value.key), data, lives, began, lost=self._lose, meant=removed))
 
     async def count(self) -> Amount:
         """What all gateways keep here."""
         return await self._through(Selection(), removing=False)
 
     async def remove(self, selection: Selection) -> Amount:
-        """Removes the answers that are meant, and nothing else."""
+        """Removes the answers that are meant, and nothing else; of those that are being made it leaves a note."""
         with suppress(TimeoutError):
             async with asyncio.timeout(BATCH_PATIENCE):
                 await self._link.told()
-        return await self._through(selection, removing=True)
+        is_noted = await self._notes.add(selection)
+        amount = await self._through(selection, removing=True)
+        return amount if is_noted else replace(amount, complete=False)
+
+    def _lose(self) -> None:
+        self.lost += 1
 
     async def _through(self, selection: Selection, *, removing: bool) -> Amount:
         """Counts the answers that are meant, and removes them if told to."""
@@ -69,29 +95,31 @@ class RedisStore:
         with suppress(Unanswered, TimeoutError):
             async with asyncio.timeout(LOOK_THROUGH):
                 async for names in self._names(selection):
-                    sizes = await self._removed(names) if removing else await self._sizes(names)
-                    entries, size = entries + len(sizes), size + sum(sizes)
+                    more_entries, more_bytes = await self._weighed(names, removing=removing)
+                    entries, size = entries + more_entries, size + more_bytes
                 return Amount(entries=entries, bytes=size)
         return Amount(entries=entries, bytes=size, complete=False)
 
-    async def _sizes(self, names: Sequence[bytes]) -> list[int]:
-        """The bytes of those answers; 0 for what lies there under an answer's name and is none."""
-        lengths = await self._link.ask_all([methodcaller("strlen", each) for each in names], patience=BATCH_PATIENCE)
-        return [length if isinstance(length, int) else 0 for length in lengths]
-
-    async def _removed(self, names: Sequence[bytes]) -> list[int]:
-        """The bytes of those of the answers that were there, and are gone now.
+    async def _weighed(self, names: Sequence[bytes], *, removing: bool) -> tuple[int, int]:
+        """How many of them were there, and how many bytes; they are gone now if that was wanted.
 
         Raises:
             Unanswered: Redis refuses.
         """
-        sizes = await self._sizes(names)
-        gone = await self._link.ask_all(
-            [methodcaller("execute_command", "UNLINK", each) for each in names], patience=BATCH_PATIENCE
-        )
+        if not self._link.is_cluster:
+            command = methodcaller("eval", _WEIGH, len(names), *names, "remove" if removing else "")
+            entries, size = await self._link.ask(command, patience=BATCH_PATIENCE)
+            return entries, size
+        lengths = await self._each("STRLEN", names)  # in a cluster they lie on several nodes
+        gone = await self._each("UNLINK", names) if removing else [1] * len(names)
         if refused := next((each for each in gone if isinstance(each, Unanswered)), None):
             raise refused
-        return [size for size, count in zip(sizes, gone, strict=True) if count]
+        sizes = [length if isinstance(length, int) else 0 for length in lengths]
+        return sum(gone), sum(size for size, was_there in zip(sizes, gone, strict=True) if was_there)
+
+    async def _each(self, command: str, names: Sequence[bytes]) -> list[Any]:
+        commands = [methodcaller("execute_command", command, each) for each in names]
+        return await self._link.ask_all(commands, patience=BATCH_PATIENCE)
 
     async def _names(self, selection: Selection) -> AsyncIterator[list[bytes]]:
         """The names of the answers that are meant, some at a time."""

@@ -1,5 +1,6 @@
 """The seam to where all gateways keep answers."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 from gateway.cache.selection import Selection
@@ -8,7 +9,9 @@ from gateway.wire import Amount
 
 
 class SharedStore(Protocol):
-    """Answers of all gateways, by key. It may be away at any time."""
+    """Answers of all gateways, by key. It may be away at any time; `lost` counts the answers that it was not given."""
+
+    lost: int
 
     @property
     def description(self) -> str:
@@ -23,8 +26,8 @@ class SharedStore(Protocol):
         """
         ...
 
-    def put(self, value: Stored) -> None:
-        """Keeps an answer, without making anyone wait; not one whose making began before its like was removed."""
+    def put(self, value: Stored, *, removed: Callable[[], None]) -> None:
+        """Keeps an answer, without making anyone wait; or calls `removed`, when its like was since its making began."""
         ...
 
     async def count(self) -> Amount:

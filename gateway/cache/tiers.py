@@ -3,10 +3,13 @@
 import asyncio
 import random
 import time
+from collections.abc import Callable
+from functools import partial
 
 from gateway import wire
 from gateway.cache.memory import MemoryStore
 from gateway.cache.redis import RedisStore
+from gateway.cache.removals import Removals
 from gateway.cache.selection import Selection
 from gateway.cache.shared import SharedStore
 from gateway.cache.stored import Stored
@@ -23,7 +26,8 @@ class Cache:
     """Never fails a request: what cannot be read is a miss.
 
     What lies in Redis and has been in this process for `TRUSTED` seconds is looked for there again: another gateway's
-    administrator may have removed it. While Redis is away, the process's own stands.
+    administrator may have removed it. While Redis is away, the process's own stands. `on_outdated` is called with what
+    is removed, for whoever has answers in the making.
     """
 
     def __init__(self, memory: MemoryStore, shared: SharedStore | None = None, *, ttl: float) -> None:
@@ -31,6 +35,8 @@ class Cache:
         self._shared = shared
         self._ttl = ttl
         self._looks: dict[str, asyncio.Task[Stored | Unanswered | None]] = {}
+        self._removals = Removals()
+        self.on_outdated: Callable[[Selection], None] = lambda _: None
         self.tally = Tally()
 
     @property
@@ -43,6 +49,11 @@ class Cache:
     def in_memory(self) -> wire.Amount:
         """What this process holds."""
         return self._memory.amount
+
+    @property
+    def not_shared(self) -> int:
+        """How many answers Redis was to have and was not given."""
+        return self._shared.lost if self._shared is not None else 0
 
     async def get(self, key: str) -> Stored | None:
         """The answer under a key, None when there is none that can be used."""
@@ -62,10 +73,10 @@ class Cache:
             return away
         finally:
             del self._looks[key]
-        if far is None:
+        if far is None or self._removals.hold(key, far.age(time.time()) + far.seconds):
             self._memory.drop(key)
-        else:
-            self._memory.put(far)
+            return None
+        self._memory.put(far)
         return far
 
     def keep(
@@ -76,7 +87,7 @@ class Cache:
         *,
         seconds: float,
     ) -> None:
-        """Keeps an answer that took so many seconds, without making anyone wait."""
+        """Keeps an answer that took so many seconds, without making anyone wait; one removed meanwhile is not kept."""
         made = time.time()
         lives = self._ttl * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - no secret
         value = Stored(
@@ -87,14 +98,25 @@ class Cache:
             choices=choices,
             usage=usage,
         )
+        if self._removals.hold(key, seconds):
+            return
         self._memory.put(value)
         if self._shared is not None:
-            self._shared.put(value)
+            self._shared.put(value, removed=partial(self._memory.drop, key))
 
     async def remove(self, selection: Selection) -> wire.CacheRemoved:
-        """Removes the answers that are meant; what other gateways hold in memory goes within `TRUSTED` seconds."""
+        """Removes the answers that are meant, those that are being made too.
+
+        What other gateways hold in memory goes within `TRUSTED` seconds.
+        """
+        self.outdate(selection)
         shared = await self._shared.remove(selection) if self._shared is not None else None
         return wire.CacheRemoved(memory=await self._memory.remove(selection), redis=shared)
+
+    def outdate(self, selection: Selection) -> None:
+        """From now on no answer that is meant is kept here, shared or found whose making began before."""
+        self._removals.note(selection)
+        self.on_outdated(selection)
 
     async def report(self) -> wire.CacheReport:
         """What it has been good for, and what it holds."""
@@ -109,6 +131,7 @@ class Cache:
             bypasses=self.tally.bypasses,
             saved_seconds=round(self.tally.seconds, 3),
             saved_tokens=self.tally.tokens,
+            not_shared=self.not_shared,
             memory=self._memory.amount,
             redis=redis,
         )

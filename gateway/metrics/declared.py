@@ -136,6 +136,11 @@ CACHE_SAVED_SECONDS = _metric(
 CACHE_SAVED_TOKENS = _metric(
     "counter", "altgate_cache_saved_tokens_total", "Tokens of the answers that were found or shared."
 )
+CACHE_NOT_SHARED = _metric(
+    "counter",
+    "altgate_cache_not_shared_total",
+    "Answers that Redis was to have and was not given: it was away, too slow or full.",
+)
 CACHE_BYTES = _metric("gauge", "altgate_cache_bytes", "Bytes of the answers in memory (cache.max_bytes).")
 CACHE_ENTRIES = _metric("gauge", "altgate_cache_entries", "Answers in memory.")
 

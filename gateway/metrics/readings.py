@@ -72,6 +72,7 @@ def _cache(cache: Cache) -> Iterator[Sample]:
         yield _one(declared.CACHE_RESULTS, count, result)
     yield _one(declared.CACHE_SAVED_SECONDS, tally.seconds)
     yield _one(declared.CACHE_SAVED_TOKENS, tally.tokens)
+    yield _one(declared.CACHE_NOT_SHARED, cache.not_shared)
     yield _one(declared.CACHE_BYTES, kept.bytes)
     yield _one(declared.CACHE_ENTRIES, kept.entries)
 

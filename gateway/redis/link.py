@@ -39,6 +39,7 @@ class Link:
     def __init__(self, url: str, *, connections: int = CONNECTIONS) -> None:
         self._url = url
         self._connections = connections
+        self.is_cluster = address.read(url).kind == "cluster"
         self._client: Any = None
         self._stack = AsyncExitStack()
         self._together = Batches(partial(self._sent, None))

@@ -15,7 +15,8 @@ class Amount(Struct, frozen=True, kw_only=True):
 class CacheReport(Struct, frozen=True, kw_only=True, tag_field="object", tag="cache"):
     """What the cache has been good for since this gateway started, and what it holds; `redis` is null without one.
 
-    The last two are what making the answers anew would have taken: the engines' time, and tokens.
+    What was saved is what making the answers anew would have taken: the engines' time, and tokens. `not_shared` counts
+    the answers that Redis was to have and does not, because it was away, too slow or full.
     """
 
     hits: int
@@ -24,6 +25,7 @@ class CacheReport(Struct, frozen=True, kw_only=True, tag_field="object", tag="ca
     bypasses: int
     saved_seconds: float
     saved_tokens: int
+    not_shared: int
     memory: Amount
     redis: Amount | None
 

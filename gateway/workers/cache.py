@@ -38,8 +38,9 @@ class WorkerCache(Cache):
 
     async def remove(self, selection: Selection) -> wire.CacheRemoved:
         """Removes the answers that are meant, from all workers; other gateways' go later, as with one process."""
-        amount = await self._behind.remove(selection)
+        # The workers first: what one of them had kept before it heard of this is there to be removed afterwards.
         told = await self._contact.gather(FORGET, _encode_selection(selection))
+        amount = await self._behind.remove(selection)
         copies = _sum((wire.decode_removed(answer).memory for answer in told.answers), complete=not told.missing)
         if isinstance(self._behind, OwnerStore):
             complete = amount.complete and copies.complete
@@ -60,6 +61,7 @@ class WorkerCache(Cache):
             bypasses=sum(report.bypasses for report in reports),
             saved_seconds=round(sum(report.saved_seconds for report in reports), 3),
             saved_tokens=sum(report.saved_tokens for report in reports),
+            not_shared=sum(report.not_shared for report in reports),
             memory=amount if by_owner else copies,
             redis=None if by_owner else amount,
         )
@@ -68,7 +70,9 @@ class WorkerCache(Cache):
         return wire.encode(self.own_report())
 
     async def _forget_own(self, about: bytes) -> bytes:
-        amount = await self._memory.remove(_decode_selection(about))
+        selection = _decode_selection(about)
+        self.outdate(selection)
+        amount = await self._memory.remove(selection)
         return wire.encode(wire.CacheRemoved(memory=amount, redis=None))
 
 

@@ -1,7 +1,7 @@
 """What the owner is to its workers where there is no Redis: limits, leases, kept answers."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
@@ -57,6 +57,7 @@ class OwnerStore:
 
     def __init__(self, contact: Contact, *, max_bytes: int) -> None:
         self._contact = contact
+        self.lost = 0
         self.description = f"in memory, up to {max_bytes / 2**20:.0f} MiB"
 
     async def get(self, key: str) -> Stored | None:
@@ -64,7 +65,7 @@ class OwnerStore:
         data = (await self._contact.ask(messages.Find(key), messages.Found)).data
         return None if data is None else read(data, key, time.time())
 
-    def put(self, value: Stored) -> None:
+    def put(self, value: Stored, *, removed: Callable[[], None]) -> None:  # noqa: ARG002 - each worker knows for itself
         """Has an answer kept; it is there before anything else that this worker says."""
         data = encode(value)
         if len(data) <= MAX_VALUE:

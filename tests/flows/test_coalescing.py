@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from tests.flows.keys import section, with_key
 from tests.flows.shared import Fake, Told, ask, clients, echo, gateways
-from tests.gateway.remote.servers import body, status
+from tests.gateway.remote.servers import COMPLETION, body, status
 from tests.services import Server, running_redis
 
 FRESH = {"cache-control": "no-store"}
@@ -134,6 +135,45 @@ async def test_the_first_who_leaves_hands_over_and_the_last_ends_it(tmp_path: Pa
             each.cancel()
         async with asyncio.timeout(20):
             await engine.left.wait()
+
+
+@pytest.mark.parametrize("workers", [1, 2], ids=["gateways", "workers"])
+async def test_what_is_under_way_when_the_cache_is_cleared_is_kept_nowhere(
+    tmp_path: Path, engine: Fake, workers: int
+) -> None:
+    """Who waits for it still has it; who asks later, at either of two gateways or of two workers, is given another one,
+    and that one is kept."""
+
+    async def numbered(_: web.Request) -> web.StreamResponse:
+        words = f"answer {len(engine.requests)}"
+        engine.begun.set()
+        await engine.go.wait()
+        choice = {"index": 0, "message": {"role": "assistant", "content": words}, "finish_reason": "stop"}
+        return web.json_response(COMPLETION | {"choices": [choice]})
+
+    engine.always = numbered
+    keys = section("ann", "k1") + section("root", "k2", "admin = true")
+    with running_redis(tmp_path) as redis:
+        cache = f'redis = "{redis.url}"' if workers == 1 else ""
+        async with (
+            gateways(tmp_path, engine, 3 - workers, workers=workers, cache=cache, settings=keys) as servers,
+            clients() as session,
+        ):
+            one, other = servers[0], servers[-1]
+            early = asyncio.ensure_future(ask(session, one, with_key("k1")))
+            await engine.begun.wait()
+            waiting = asyncio.ensure_future(ask(session, other, with_key("k1")))
+            async with session.delete(f"{one.root}/admin/cache?model=m", headers=with_key("k2")) as cleared:
+                told = await cleared.json()
+                assert (cleared.status, (told["redis"] or told["memory"])["complete"]) == (200, True)
+            late = [asyncio.ensure_future(ask(session, one, with_key("k1"))) for _ in range(2)]
+            engine.go.set()
+            words = {each.words for each in [await waiting, *await asyncio.gather(*late)]}
+            found = [await ask(session, server, with_key("k1")) for server in (other, one)]
+
+    assert (await early).words == "answer 1"
+    assert "answer 1" not in words | {each.words for each in found}
+    assert [each.cache for each in found] == ["hit", "hit"]
 
 
 async def test_two_teams_with_one_body_are_two_generations(tmp_path: Path, engine: Fake) -> None:

@@ -102,6 +102,21 @@ async def test_a_thousand_share_one_generation() -> None:
     assert "k" not in table
 
 
+async def test_nobody_comes_aboard_of_what_was_closed() -> None:
+    """Who is aboard stays, who comes has another one made, and others' flights go on."""
+    table, generation = Flights(), Generation()
+    before = [asyncio.ensure_future(whole(table, generation, key)) for key in ("a", "a", "b")]
+    await until(lambda: generation.calls == 2)
+
+    table.close(lambda key: key == "a")
+    after = [asyncio.ensure_future(whole(table, generation, key)) for key in ("a", "a", "b")]
+    await until(lambda: generation.calls == 3)
+    generation.go.set()
+
+    assert await asyncio.gather(*before, *after) == [made()] * 6
+    assert (generation.calls, "a" in table, "b" in table) == (3, False, False)
+
+
 async def test_another_key_and_none_are_not_shared() -> None:
     """Who wants no other's answer has one of its own, at the same time."""
     table, generation = Flights(), Generation()

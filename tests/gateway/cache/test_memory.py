@@ -44,6 +44,16 @@ def test_an_answer_larger_than_the_cache_is_not_kept() -> None:
     assert store.get("small") is not None
 
 
+def test_a_clock_that_is_set_back_makes_nothing_new() -> None:
+    """How long an answer has been here, after which Redis is asked again, is no matter of the wall's clock."""
+    now = time.time()
+    store = MemoryStore(max_bytes=10_000, clock=lambda: now)
+    store.put(stored("k"))
+    now -= 3600
+
+    assert 0 <= store.here_for("k") < 60
+
+
 async def test_what_is_chosen_is_removed_and_nothing_else() -> None:
     """By scope, by model, by the digest of an answer or of a picture, or by several; among a thousand others."""
     store = MemoryStore(max_bytes=2**20)

@@ -1,5 +1,6 @@
 """Two levels: this process's own, and Redis behind it."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import redis
 
 from gateway import cache
-from gateway.cache import Cache, Selection, Stored, tiers
+from gateway.cache import Cache, Selection, Stored, notes, tiers
 from gateway.cache import redis as shared
 from gateway.cache.memory import MemoryStore
 from gateway.cache.redis import RedisStore
@@ -175,7 +176,7 @@ async def test_what_is_chosen_is_removed_and_nothing_else(server: Redis, way: Li
     with redis.Redis(unix_socket_path=str(server.path)) as client:
         assert len(client.keys("theirs:*")) == 1_000
         assert len(client.keys("altgate:answer:v3:{other:*}")) == 99
-        assert client.dbsize() == 1_000 + 1 + 99
+        assert client.dbsize() == 1_000 + 1 + 99 + 1  # the last is the note of what was removed
 
 
 async def test_the_report_says_what_was_saved(way: Link) -> None:
@@ -224,3 +225,110 @@ async def test_a_redis_full_of_others_keys_is_looked_through_and_not_held_for_de
 
     assert report.redis is not None
     assert (report.redis.entries, report.redis.complete, way.is_down) == (3, True, False)
+
+
+async def test_what_was_being_made_when_it_was_removed_is_not_kept_anywhere(server: Redis, way: Link) -> None:
+    """Nor by the gateway that makes it, nor in Redis, whichever gateway was told to remove; what is not meant is, and
+    what is made later."""
+    async with Link(server.url) as other_way:
+        one, other = two_levels(way), two_levels(other_way)
+        stale, later, others = named(1, "p"), named(2, "p"), named(3, "q")
+        removed = await one.remove(Selection(digest="p"))
+        assert removed.redis is not None
+        assert removed.redis.complete
+        for gateway, its_way in ((one, way), (other, other_way)):
+            await kept(gateway, its_way, stale, seconds=60)
+            await kept(gateway, its_way, others, seconds=60)
+            await asyncio.sleep(0.05)  # more than a question to Redis takes: so long nobody can say what came first
+            await kept(gateway, its_way, later, seconds=0.001)
+
+        for gateway in (one, other, two_levels(way)):
+            assert [await words(gateway, key) for key in (stale, later, others)] == [None, "a cat", "a cat"]
+
+
+async def test_an_answer_found_while_it_is_removed_is_not_found_again(server: Redis, way: Link) -> None:
+    """It was on its way from Redis into the memory of the gateway that removed it there."""
+    one = two_levels(way)
+    key = named(1, "p")
+    await kept(two_levels(way), way, key)
+
+    looking = asyncio.ensure_future(words(one, key))
+    await asyncio.sleep(0)
+    await one.remove(Selection(digest="p"))
+    await looking
+
+    assert await words(one, key) is None
+
+
+@pytest.mark.parametrize("note", ["another kind", "unreadable"])
+async def test_where_nobody_can_say_what_was_removed_nothing_is_kept(server: Redis, way: Link, note: str) -> None:
+    """And what could not be noted is not called complete."""
+    with redis.Redis(unix_socket_path=str(server.path)) as client:
+        if note == "unreadable":
+            client.zadd(notes.NAME, {b"\xff": time.time() * 1e6 + 1e6})
+        else:
+            client.set(notes.NAME, "x")
+    removed = await two_levels(way).remove(Selection(scope="a"))
+    await kept(two_levels(way), way, named(1))
+
+    assert removed.redis is not None
+    assert removed.redis.complete == (note == "unreadable")
+    assert await words(two_levels(way), named(1)) is None
+
+
+async def test_a_redis_that_is_full_still_notes_what_is_removed(server: Redis, way: Link) -> None:
+    """It is when Redis is full that people remove things."""
+    with redis.Redis(unix_socket_path=str(server.path)) as client:
+        client.config_set("maxmemory", 1)
+        removed = await two_levels(way).remove(Selection(scope="t"))
+        client.config_set("maxmemory", 0)
+    await kept(two_levels(way), way, named(1), seconds=60)
+
+    assert removed.redis is not None
+    assert removed.redis.complete
+    assert await words(two_levels(way), named(1)) is None
+
+
+async def test_notes_in_redis_are_few_and_end_by_themselves(
+    server: Redis, way: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the oldest meant is every answer, when there are too many of them."""
+    monkeypatch.setattr(notes, "MOST", 3)
+    one, other = two_levels(way), two_levels(way)
+    began = time.monotonic()
+    for number in range(10):
+        await one.remove(Selection(digest=str(number)))
+    await kept(other, way, named("x"), seconds=time.monotonic() - began)
+
+    assert await words(two_levels(way), named("x")) is None
+    with redis.Redis(unix_socket_path=str(server.path)) as client:
+        assert client.zcard(notes.NAME) <= 4
+        assert 0 < client.ttl(notes.NAME) <= 3600
+
+
+async def test_what_redis_was_not_given_is_counted(server: Redis, way: Link) -> None:
+    """An answer that only this process keeps is one that others make again."""
+    one = two_levels(way)
+    await kept(one, way, named(1))
+    with redis.Redis(unix_socket_path=str(server.path)) as client:
+        client.config_set("maxmemory", 1)
+    await kept(one, way, named(2))
+
+    assert await words(one, named(2)) == "a cat"
+    assert (await one.report()).not_shared == 1
+
+
+async def test_removing_one_picture_of_many_asks_redis_a_few_times(server: Redis, way: Link) -> None:
+    """As often as there are thousands of names to look at, and not once for each answer; values are not read at all."""
+    with redis.Redis(unix_socket_path=str(server.path)) as client:
+        value = b"x" * 1_000
+        client.mset({shared.name(named(number, f"p{number % 1_000}")): value for number in range(10_000)})
+        client.config_resetstat()
+        removed = await RedisStore(way).remove(Selection(digest="p7"))
+        asked = {name: each["calls"] for name, each in client.info("commandstats").items()}
+        left = client.dbsize() - 1  # the note
+
+    assert (removed.entries, removed.bytes, removed.complete, left) == (10, 10_000, True, 9_990)
+    assert asked["cmdstat_scan"] < 15
+    assert asked["cmdstat_eval"] == 2
+    assert asked.keys() & {"cmdstat_get", "cmdstat_getrange"} == set()
