@@ -20,10 +20,14 @@ Box = tuple[bytes, int, int]  # its name, where its content begins and where it 
 
 
 class Facts(Struct, frozen=True):
-    """What was found. `orientation` is as in EXIF, 1 to 8; width and height are before it is applied."""
+    """What was found. `orientation` is as in EXIF, 1 to 8; width and height are before it is applied.
+
+    `clean` are the width and height of the part that is meant to be seen, where not all of the picture is.
+    """
 
     width: int
     height: int
+    clean: tuple[int, int]
     bits: int
     alpha: bool
     profile: bool
@@ -53,7 +57,16 @@ def _facts(data: bytes, own: list[Box], listed: list[Box]) -> Facts:
     colour = by_name.get(b"colr", (0, 0))[0]
     alpha = any(name == b"auxC" and data.startswith(_ALPHA, start + 4) for name, start, _ in listed)
     profile = colour > 0 and data[colour : colour + 4] in (b"prof", b"rICC")
-    return Facts(width, height, bits, alpha, profile, _TURNS[angle][mirror])
+    clean = _clean(data, by_name[b"clap"][0]) if b"clap" in by_name else (width, height)
+    return Facts(width, height, clean, bits, alpha, profile, _TURNS[angle][mirror])
+
+
+def _clean(data: bytes, at: int) -> tuple[int, int]:
+    """Width and height in the content of the box `clap`, each of which is a fraction."""
+    width, of_width, height, of_height = struct.unpack_from(">IIII", data, at)
+    if not (of_width and of_height):
+        raise ValueError("a part of nothing")
+    return round(width / of_width), round(height / of_height)
 
 
 def _boxes(data: bytes, start: int, end: int) -> Iterator[Box]:

@@ -269,10 +269,12 @@ def _heic(data: bytes) -> Header:
 
 def _boxed(kind: Format, data: bytes) -> Header:
     facts = boxes.read(data)
+    # What lies outside of the clean aperture is cut off by the decoder of the one, and shown by that of the other.
+    width, height = facts.clean if kind == "heic" else (facts.width, facts.height)
     return Header(
         kind,
-        facts.width,
-        facts.height,
+        width,
+        height,
         bits=facts.bits,
         alpha=facts.alpha,
         animated=data[8:12] in (b"avis", b"msf1"),

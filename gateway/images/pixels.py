@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from functools import partial, reduce
 from importlib import import_module
 from io import BytesIO
-from typing import cast
+from typing import Any, cast
 
 from PIL import AvifImagePlugin, Image, ImageChops, ImageFile
 from PIL.Image import Resampling, Transpose
@@ -75,6 +75,15 @@ def prepare(formats: Iterable[Format]) -> None:
         import_module(module)
     for kind in formats:
         _parser(kind)
+        if kind == "heic":
+            _settle_heic()
+
+
+def _settle_heic() -> None:
+    """Has HEIC's decoder take one processor, and leave alone what a file holds beside its picture."""
+    options: Any = import_module("pillow_heif.options")
+    options.DECODE_THREADS = 1
+    options.THUMBNAILS = options.DEPTH_IMAGES = options.AUX_IMAGES = False
 
 
 def render(data: bytes, kind: Format, plan: Plan) -> Image.Image:

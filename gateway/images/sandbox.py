@@ -3,7 +3,8 @@
 A flaw in a decoder that runs an attacker's code then has a process that can compute, answer its parent, and end.
 
 - The kernel's filter of system calls (seccomp) lets through what decoding needs and refuses all else: no socket and no
-  file can be opened, no program started, no memory made executable. What the process has open already, it keeps.
+  file can be opened, no process or program started, no memory made executable. What the process has open already, it
+  keeps. Threads, which the filter holds as well, can be started only where a decoder does not work without.
 - Limits bound its memory, its processor time, and the files that it may have open; it leaves no core behind.
 - It is killed when its parent ends, and nobody may look into it.
 
@@ -29,7 +30,8 @@ _SET_PDEATHSIG, _SET_DUMPABLE, _SET_SECCOMP, _SET_NO_NEW_PRIVS = 1, 4, 22, 38
 _FILTER = 2
 
 _LOAD, _EQUAL, _ANY_BIT, _RETURN = 0x20, 0x15, 0x45, 0x06  # instructions of the filter's machine
-_ALLOW, _KILL, _REFUSE = 0x7FFF0000, 0x80000000, 0x00050000 | errno.EPERM
+_ALLOW, _KILL, _ERROR = 0x7FFF0000, 0x80000000, 0x00050000
+_REFUSE, _IS_NONE = _ERROR | errno.EPERM, _ERROR | errno.ENOSYS
 _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16  # where they lie in what the filter looks at
 _EXECUTABLE = 4
 
@@ -53,6 +55,10 @@ _CALLS: dict[str, dict[str, int]] = {
 _MMAP = {"x86_64": 9, "aarch64": 222}
 _MPROTECT = {"x86_64": 10, "aarch64": 226}
 _PRLIMIT = {"x86_64": 302, "aarch64": 261}
+_CLONE = {"x86_64": 56, "aarch64": 220}
+_CLONE3 = 435  # everywhere; its flags cannot be looked at, so the C library has to use the older call
+_SET_ROBUST_LIST = {"x86_64": 273, "aarch64": 99}
+_THREAD = (0x3D0F00, 0x7D0F00)  # the flags with which glibc and musl start a thread
 
 
 class Cell:
@@ -71,10 +77,10 @@ class Cell:
         _limit(resource.RLIMIT_CPU, math.ceil(time.process_time() + seconds))
 
 
-def lock(most_memory: int) -> Cell:
+def lock(most_memory: int, *, threads: bool = False) -> Cell:
     """Locks this process up for good. Everything that it will need has to be imported, and used once, before.
 
-    No job will be allowed more than `most_memory` bytes.
+    No job will be allowed more than `most_memory` bytes; `threads` allows it to start threads.
     """
     os.chdir("/")  # Pillow asks where it is, which is nobody's business
     floor = _address_space() + _SLACK
@@ -85,26 +91,26 @@ def lock(most_memory: int) -> Cell:
     ):
         with suppress(ValueError, OSError):  # some systems do not know all of them
             resource.setrlimit(what, (most, most))
-    return Cell(floor=floor, filtered=sys.platform == "linux" and _close_doors())
+    return Cell(floor=floor, filtered=sys.platform == "linux" and _close_doors(threads))
 
 
-def _close_doors() -> bool:
+def _close_doors(threads: bool) -> bool:
     _control(_SET_PDEATHSIG, signal.SIGKILL)
     _control(_SET_DUMPABLE, 0)
-    return _control(_SET_NO_NEW_PRIVS, 1) and _filter(platform.machine())
+    return _control(_SET_NO_NEW_PRIVS, 1) and _filter(platform.machine(), threads)
 
 
-def _filter(machine: str) -> bool:
+def _filter(machine: str, threads: bool) -> bool:
     """Has the kernel refuse every system call that is not needed; whether it does."""
     if machine not in _CALLS or struct.calcsize("P") != 8:  # noqa: PLR2004 - bytes of a pointer
         return False
-    program = b"".join(_program(machine))
+    program = b"".join(_program(machine, threads))
     code = ctypes.create_string_buffer(program, len(program))
     described = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(code)))
     return _control(_SET_SECCOMP, _FILTER, ctypes.addressof(described))
 
 
-def _program(machine: str) -> list[bytes]:
+def _program(machine: str, threads: bool) -> list[bytes]:
     refuse_if_executable = [(_LOAD, _ARGUMENTS + 2 * 8), (_ANY_BIT, _EXECUTABLE, 0, 1), (_RETURN, _REFUSE)]
     refuse_if_another = [(_LOAD, _ARGUMENTS), (_EQUAL, 0, 1, 0), (_RETURN, _REFUSE)]
     steps: list[tuple[int, ...]] = [
@@ -117,11 +123,23 @@ def _program(machine: str) -> list[bytes]:
         (_MMAP[machine], refuse_if_executable),
         (_MPROTECT[machine], refuse_if_executable),
         (_PRLIMIT[machine], refuse_if_another),
+        *(_of_threads(machine) if threads else []),
         *((number, []) for number in _CALLS[machine].values()),
     ):
         steps += [(_EQUAL, number, 0, len(checks) + 1), *checks, (_RETURN, _ALLOW)]
     steps.append((_RETURN, _REFUSE))
     return [_instruction(*step) for step in steps]
+
+
+def _of_threads(machine: str) -> list[tuple[int, list[tuple[int, ...]]]]:
+    """The calls that start a thread and nothing else, with what is checked of each."""
+    glibc, musl = _THREAD
+    refuse_unless_thread = [(_LOAD, _ARGUMENTS), (_EQUAL, glibc, 2, 0), (_EQUAL, musl, 1, 0), (_RETURN, _REFUSE)]
+    return [
+        (_CLONE3, [(_RETURN, _IS_NONE)]),
+        (_CLONE[machine], refuse_unless_thread),
+        (_SET_ROBUST_LIST[machine], []),
+    ]
 
 
 def _instruction(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:

@@ -6,17 +6,21 @@ from collections.abc import Sequence
 from io import BytesIO
 
 from PIL import Image
+from pillow_heif import register_heif_opener
 
 from gateway.images.sniff import Format
 
-WRITABLE: tuple[Format, ...] = ("jpeg", "png", "webp", "gif", "avif", "tiff", "bmp")
+WRITABLE: tuple[Format, ...] = ("jpeg", "png", "webp", "gif", "avif", "heic", "tiff", "bmp")
 DEFAULT: tuple[Format, ...] = ("jpeg", "png", "webp", "gif", "avif")
+
+
+register_heif_opener()  # so that Pillow can write what we read
 
 
 def saved(image: Image.Image, kind: str, **options: object) -> bytes:
     """The picture's file."""
     target = BytesIO()
-    image.save(target, kind, **options)
+    image.save(target, "HEIF" if kind.upper() == "HEIC" else kind, **options)
     return target.getvalue()
 
 
@@ -106,11 +110,6 @@ def avif_of(width: int, height: int) -> bytes:
     """An AVIF whose boxes claim another size than its pictures have."""
     at = PICTURES["avif"].index(b"ispe") + 8
     return PICTURES["avif"][:at] + struct.pack(">II", width, height) + PICTURES["avif"][at + 8 :]
-
-
-def heic() -> bytes:
-    """The boxes of an AVIF under the brand of HEIC."""
-    return PICTURES["avif"][:40].replace(b"avif", b"heic") + PICTURES["avif"][40:]
 
 
 def exif(orientation: int, kind: int = 3) -> bytes:

@@ -63,13 +63,13 @@ def test_what_else_a_header_says(data: bytes, facts: dict[str, object]) -> None:
     assert read.size == (40, 30)
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF", "HEIC", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_every_orientation_is_seen(kind: str, orientation: int) -> None:
     """In all formats that have one, whether in EXIF, as a tag or in boxes of its own; the size is that upright."""
     noted = Image.Exif()
     noted[0x0112] = orientation
-    read = header.read(made.saved(SCENE, kind, exif=noted))
+    read = header.read(made.saved(SCENE, kind, exif=noted if kind == "TIFF" else noted.tobytes()))
     assert read.orientation == orientation
     assert read.size == ((40, 30) if orientation < 5 else (30, 40))
     assert (read.width, read.height) == (40, 30)
@@ -87,9 +87,16 @@ def test_an_orientation_that_makes_no_sense_is_none(kind: str, block: bytes) -> 
     assert header.read(made.saved(SCENE, kind, exif=block)).orientation == 1
 
 
-def test_heic_has_the_boxes_of_avif() -> None:
-    """The two differ in their brand and in what the boxes hold."""
-    assert header.read(made.heic()) == Header("heic", 40, 30)
+def test_what_is_cut_off_of_a_heic_is_no_part_of_it() -> None:
+    """Its decoder works in blocks and cuts off what is too much; a part of nothing is none."""
+    data = made.PICTURES["heic"]
+    at = data.index(b"clap") + 4
+    assert struct.unpack_from(">II", data, data.index(b"ispe") + 8) == (64, 64)
+    assert header.read(data) == Header("heic", 40, 30)
+    halves = data[:at] + struct.pack(">IIII", 41, 2, 61, 2) + data[at + 16 :]
+    assert header.read(halves).size == (20, 30)
+    with pytest.raises(HeaderError):
+        header.read(data[:at] + struct.pack(">IIII", 40, 0, 30, 1) + data[at + 16 :])
 
 
 @pytest.mark.parametrize("size", [(13_000, 13_000), (65_500, 65_500)])

@@ -165,7 +165,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "jpeg 2000": (b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(60), NO_PICTURE),
     "tiff": (made.PICTURES["tiff"], NO_PICTURE),
     "bmp": (made.PICTURES["bmp"], NO_PICTURE),
-    "heic": (made.heic(), NO_PICTURE),
+    "heic": (made.PICTURES["heic"], NO_PICTURE),
     "nothing but zeros": (bytes(4096), NO_PICTURE),
     "one byte": (b"\x89", NO_PICTURE),
     "eleven bytes": (b"RIFF\0\0\0\0WEB", NO_PICTURE),

@@ -49,7 +49,7 @@ async def test_refusals_name_the_place(ingest: Ingest, web: FakeFetcher, url: st
 
 
 PAGE = b"<!doctype html><p>Log in"
-HEIC = made.heic()
+HEIC = made.PICTURES["heic"]
 READ = "Send a JPEG, PNG, WebP, GIF or AVIF"
 ENABLE = ", or have it enabled on the server: images.formats ="
 
@@ -90,7 +90,7 @@ async def test_what_is_no_picture_is_named_with_a_remedy(
     assert (error.code, error.message) == ("invalid_image_format", sentence)
 
 
-@pytest.mark.parametrize("kind", ["tiff", "bmp"])
+@pytest.mark.parametrize("kind", ["tiff", "bmp", "heic"])
 async def test_formats_can_be_enabled_and_left_out(web: FakeFetcher, kind: str) -> None:
     """What is in `images.formats` is read; the sentence lists that and nothing else."""
     config = ImagesConfig(formats=("jpeg", kind))  # type: ignore[arg-type]

@@ -71,6 +71,7 @@ LOSSLESS: dict[str, dict[str, Any]] = {
     "WEBP": {"lossless": True},
     "PNG": {},
     "AVIF": {"quality": 100, "subsampling": "4:4:4"},
+    "HEIC": {"quality": 100, "chroma": 444},
     "TIFF": {},
 }
 
@@ -343,7 +344,7 @@ def test_tiny_pictures_keep_their_pixels() -> None:
 
 def test_a_missing_decoder_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     """HEIC needs a package that is not installed with Altgate; whoever enables it is told which."""
-    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.setitem(sys.modules, "pillow_heif.as_plugin", None)
     with pytest.raises(pixels.MissingDecoder, match=r"'heic' .* Install altgate\[heic\]"):
         pixels.prepare(["jpeg", "heic"])
 

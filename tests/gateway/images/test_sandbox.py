@@ -14,19 +14,21 @@ from gateway.images.pool import Pool
 from .pools import descriptors, pids
 
 LOCKED = """
-import ctypes, mmap, os, resource, socket, sys
+import _thread, mmap, os, resource, socket, subprocess, sys
 from gateway.images import sandbox, worker
 worker.warm_up(["png"])
 held = open("/etc/hostname", "rb")
-cell = sandbox.lock(2**28)
+threads = len(sys.argv) > 1
+cell = sandbox.lock(2**28, threads=threads)
 assert cell.filtered
 def refused(call):
     try:
         call()
     except (OSError, ValueError) as error:
         return getattr(error, "errno", None) in (1, 22)
+    except RuntimeError as error:
+        return str(error) == "can't start new thread"
     return False
-libc = ctypes.CDLL(None, use_errno=True)
 attempts = {
     "a socket": lambda: socket.socket(),
     "a pair of sockets": lambda: socket.socketpair(),
@@ -36,6 +38,8 @@ attempts = {
     "a look": lambda: os.stat("/etc/passwd"),
     "a program": lambda: os.execv("/bin/true", ["true"]),
     "a child": lambda: os.fork(),
+    "a child that shares memory": lambda: os.posix_spawn("/bin/true", ["true"], {}),
+    "a thread": lambda: _thread.start_new_thread(os.getpid, ()),
     "a signal": lambda: os.kill(os.getppid(), 0),
     "memory that runs": lambda: mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_EXEC),
     "another's limits": lambda: resource.prlimit(os.getppid(), resource.RLIMIT_CORE),
@@ -55,10 +59,15 @@ while True:
 """
 
 
-def test_a_locked_process_can_compute_and_nothing_else() -> None:
-    """No socket, file, program, child, signal or executable memory; bounded memory; its time ends it."""
-    done = subprocess.run([sys.executable, "-c", LOCKED], check=False, capture_output=True, text=True, timeout=60)
-    assert (done.stdout, done.stderr) == ("|no memory", "")
+@pytest.mark.parametrize("threads", [False, True])
+def test_a_locked_process_can_compute_and_nothing_else(threads: bool) -> None:
+    """No socket, file, program, child, signal or executable memory; bounded memory; its time ends it.
+
+    Threads can be started only where that is allowed, and nothing else with them.
+    """
+    command = [sys.executable, "-c", LOCKED, *["threads"] * threads]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("a thread|no memory" if threads else "|no memory", "")
     assert done.returncode == -signal.SIGXCPU
 
 
