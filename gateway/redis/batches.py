@@ -9,7 +9,6 @@ from msgspec import Struct
 
 from gateway.shared import Unanswered
 
-MOST = 256  # commands that go together
 MOST_BYTES = 2**20  # that go together, unless one alone is larger
 LAST = 1.0  # seconds: what is queued may take that long at the end
 
@@ -28,10 +27,11 @@ class _Queued(Struct, frozen=True):
 
 
 class Batches:
-    """A queue of commands, sent for as long as there are some; whoever fills it bounds it."""
+    """A queue of commands, at `most` so many of which go together. Whoever fills it bounds it."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, *, most: int) -> None:
         self._send = send
+        self._most = most
         self._queue: deque[_Queued] = deque()
         self._sending: asyncio.Task[None] | None = None
 
@@ -71,7 +71,7 @@ class Batches:
     def _next(self) -> list[_Queued]:
         batch = [self._queue.popleft()]
         size = batch[0].size
-        while self._queue and len(batch) < MOST and size + self._queue[0].size <= MOST_BYTES:
+        while self._queue and len(batch) < self._most and size + self._queue[0].size <= MOST_BYTES:
             size += self._queue[0].size
             batch.append(self._queue.popleft())
         return batch

@@ -28,6 +28,7 @@ TURN = 0.001  # seconds
 CONNECTING = 2.0  # seconds: a connection in TLS, by way of a Sentinel, takes several ways there and back
 CONNECTIONS = 16
 TOGETHER = 2  # of them are for what goes together
+BATCH = 64  # commands that somebody waits for: not so many that reading the answers takes long
 UNHURRIED = 0.5  # seconds: for what nobody waits for
 PROBE_EVERY = 1.0  # seconds
 COMPLAIN_EVERY = 60.0  # seconds
@@ -42,7 +43,7 @@ class Link:
         self.is_cluster = address.read(url).kind == "cluster"
         self._client: Any = None
         self._stack = AsyncExitStack()
-        self._together = Batches(partial(self._sent, None))
+        self._together = Batches(partial(self._sent, None), most=BATCH)
         self._telling = Telling(partial(self._sent, UNHURRIED))
         self._turns = asyncio.Semaphore(connections - TOGETHER)
         self._probing: asyncio.Task[None] | None = None
@@ -95,7 +96,7 @@ class Link:
     async def ask_together(self, command: Command) -> Any:
         """What Redis answers to a command that goes with others which are asked at the same time, in order.
 
-        However many there are, none has to wait for longer than Redis takes twice.
+        However many there are, they do not wait for one another's answers to be sent.
 
         Raises:
             Unanswered: it does not, or refuses.

@@ -10,6 +10,7 @@ from gateway.shared import Unanswered
 
 log = logging.getLogger(__name__)
 
+TOGETHER = 256  # commands
 MAX_WAITING = 2048  # commands that may be dropped
 MAX_BYTES = 32 * 2**20
 MAX_NEEDED = 16_384  # commands that are not dropped for others' sake
@@ -20,7 +21,7 @@ class Telling:
     """A queue of two kinds: what is kept in Redis may be dropped, what others wait for comes before it. In order."""
 
     def __init__(self, send: Send, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._batches = Batches(send)
+        self._batches = Batches(send, most=TOGETHER)
         self._clock = clock
         self._waiting = self._bytes = self._needed = 0
         self._complains_after = clock()

@@ -12,10 +12,13 @@ import redis as redis_py
 
 from gateway import shared_quota
 from gateway.auth import Caller
+from gateway.bucket import Bucket
 from gateway.errors import LimitReached
 from gateway.quota import Wanted
 from gateway.redis import Link
+from gateway.redis import link as link_module
 from gateway.shared_quota import SharedBooks
+from tests.gateway.redis.faults import Way
 from tests.gateway.test_quota import begun
 from tests.services import Redis, running_redis
 
@@ -62,6 +65,56 @@ async def test_two_gateways_keep_to_one_limit(two: tuple[SharedBooks, SharedBook
     assert 30 <= sum(requests) <= 31  # one comes back within two seconds
     assert sum(pictures) == 3
     assert [each.pictures.remaining if each.pictures else None for each in told] == [1, 1]
+
+
+async def test_a_flood_at_two_gateways_passes_no_limit(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three thousand at once, with a Redis some way off: none is decided by a gateway alone for want of its answer."""
+    monkeypatch.setattr(link_module, "PATIENCE", 1.0)
+    who = caller(requests_per_minute=600)
+    async with Way(redis.path).open() as way, Link(way.url) as one, Link(way.url) as other:
+        way.delay = 0.02
+        started = time.monotonic()
+        async with SharedBooks(one) as one_books, SharedBooks(other) as other_books:
+            flood = [passed(books, who, requests=1) for books in (one_books, other_books) for _ in range(1_500)]
+            through = sum(await asyncio.gather(*flood))
+        took = time.monotonic() - started
+
+    assert not one.is_down
+    assert not other.is_down
+    assert 600 <= through <= 600 + 10 * took + 1  # ten come back each second
+
+
+async def test_what_redis_does_not_hear_of_is_charged_here(
+    redis: Redis, link: Link, two: tuple[SharedBooks, SharedBooks]
+) -> None:
+    """What a gateway took by itself while Redis was away stays taken when Redis, which has not heard of it, is back."""
+    who = caller(requests_per_minute=10)
+    redis.kill()
+    alone = [await passed(two[0], who, requests=1) for _ in range(11)]
+    redis.start()
+    async with asyncio.timeout(20):
+        while link.is_down:
+            await asyncio.sleep(0.05)
+
+    again = [await passed(two[0], who, requests=1) for _ in range(10)]
+
+    assert sum(alone) in (10, 11)
+    assert sum(again) <= 1
+
+
+async def test_what_is_given_back_is_given_back_to_all(two: tuple[SharedBooks, SharedBooks]) -> None:
+    """Requests, pictures and places; and no more of them than there were."""
+    who = caller(requests_per_minute=2, pictures_per_minute=4, concurrent=1)
+    wanted = Wanted(requests=2, pictures=4, place="x")
+    assert (await two[0].take(who, wanted)).refused is None
+    assert (await two[1].take(who, Wanted(requests=1))).refused == "requests"
+
+    for _ in range(2):
+        await two[0].give_back(who, wanted)
+
+    left = await two[1].take(who, Wanted())
+    assert (left.requests, left.pictures) == (Bucket(2), Bucket(4))
+    assert (await two[0].take(who, wanted)).refused is None
 
 
 async def test_places_are_shared_and_given_back(two: tuple[SharedBooks, SharedBooks]) -> None:
