@@ -24,6 +24,8 @@ LIMITS = {
     "two": ["requests_per_minute = 2"],
     "pictures": ["pictures_per_minute = 2"],
     "single": ["concurrent = 1"],
+    "once": ["requests_per_minute = 1"],
+    **{name: ["requests_per_minute = 1"] for name in ("plain", "short", "slash")},
     "free": [],
 }
 
@@ -72,6 +74,55 @@ def test_every_answer_says_how_the_limit_stands(rationed: Server) -> None:
     assert "x-should-retry" not in refused.headers
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v1/models", 200),
+        ("POST", "/v1/embeddings", 404),
+        ("POST", "/v1/models", 405),
+        ("GET", "/v1/chat/completions", 405),
+        ("DELETE", "/admin/cache?team=x", 403),
+    ],
+)
+def test_only_chat_completions_count(rationed: Server, method: str, path: str, status: int) -> None:
+    """What asks for none costs nothing, as at OpenAI, and is told how things stand all the same."""
+    answers = [send(rationed, method, path, "{}" if method == "POST" else None, with_key("once")) for _ in range(3)]
+
+    assert {each.status for each in answers} == {status}
+    assert {standing(each) for each in answers} == {("1", "1", "0s")}
+
+
+@pytest.mark.parametrize(
+    ("path", "key"),
+    [("/v1/chat/completions", "plain"), ("/chat/completions", "short"), ("/v1/chat/completions/", "slash")],
+)
+def test_a_chat_completion_counts_under_every_path(rationed: Server, path: str, key: str) -> None:
+    """A request that cannot be read counts as well, as at OpenAI: else it could be sent without end."""
+    assert [send(rationed, "POST", path, "{", with_key(key)).status for _ in range(2)] == [400, 429]
+
+
+def test_what_there_was_no_room_for_costs_nothing(tmp_path: Path) -> None:
+    """Neither when all places are taken nor when memory is, before the body or in its middle: to try again, as clients
+    do, would use up the limit."""
+    server = '[server]\nmax_requests = 2\nmax_bytes_in_flight = "4KB"\n[engines]\npreload = []\n'
+    settings = server + section("two", "two", *LIMITS["two"]) + section("free", "free")
+    with running_server(tmp_path, settings=settings) as cramped:
+        with uploading(cramped, "free", beginning=b" " * 3_000):
+            while chat(cramped, with_key("free"), user="x" * 2_000).status != 429:
+                pass  # the beginning has not been read yet
+            no_memory = [chat(cramped, with_key("two"), user="x" * 2_000) for _ in range(3)]
+            with uploading(cramped, "free"):
+                no_place = [chat(cramped, with_key("two")) for _ in range(3)]
+        wait_for_log(cramped, "POST /v1/chat/completions 499", times=2)
+        after = send(cramped, "POST", "/v1/chat/completions", "{", with_key("two"))
+
+    assert {each.status for each in no_memory + no_place} == {429}
+    assert {each.headers["retry-after"] for each in no_memory + no_place} == {"1"}
+    assert "2 requests are under way" in no_place[0].error["message"]
+    assert "memory" in no_memory[0].error["message"]
+    assert (after.status, standing(after)) == (400, ("2", "1", "30s"))
+
+
 def test_pictures_are_charged_by_their_number(rationed: Server) -> None:
     """Two a minute: a request with three never passes, one with one and another with one do, the next does not."""
     key = with_key("pictures")
@@ -115,13 +166,14 @@ def test_one_after_another_is_not_two_at_once(rationed: Server, stream: bool) ->
     assert statuses == [200] * 50
 
 
-def uploading(server: Server, key: str) -> socket.socket:
+def uploading(server: Server, key: str, beginning: bytes = b"") -> socket.socket:
     """A connection on which a request with that key has begun, and waits for the rest of its body."""
     address = urlsplit(server.root)
     connection = socket.create_connection((address.hostname, address.port))
     head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n"
-    connection.sendall(head.encode() + b"expect: 100-continue\r\ncontent-length: 1000\r\n\r\n")
+    connection.sendall(head.encode() + b"expect: 100-continue\r\ncontent-length: 10000\r\n\r\n")
     assert connection.recv(100).startswith(b"HTTP/1.1 100")
+    connection.sendall(beginning)
     return connection
 
 
