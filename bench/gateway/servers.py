@@ -37,6 +37,8 @@ ANSWER = (
     '"finish_reason":"stop"}],"usage":{"prompt_tokens":66,"completion_tokens":15,"total_tokens":81}}'
 )
 ALTGATE = Template("""
+[server]
+workers = $workers
 [images]
 handover = "$handover"
 [engines]
@@ -86,11 +88,11 @@ def upstream(folder: Path, core: int) -> Iterator[Service]:
 
 
 @contextmanager
-def altgate(folder: Path, core: int, behind: Service, handover: str) -> Iterator[Service]:
-    """The gateway, in front of it."""
+def altgate(folder: Path, core: int | str, behind: Service, handover: str, *, workers: int = 1) -> Iterator[Service]:
+    """The gateway, in front of it, on that core or, as in "0,1", several."""
     port = free_port()
     folder.mkdir()
-    settings = ALTGATE.substitute(handover=handover, model=MODEL, upstream=behind.url)
+    settings = ALTGATE.substitute(handover=handover, workers=workers, model=MODEL, upstream=behind.url)
     (folder / "altgate.toml").write_text(settings)
     command = [sys.executable, "-m", "gateway.cli", "serve", "--port", str(port)]
     with _running(command, folder, port=port, core=core, path="/ready") as service:
@@ -140,7 +142,7 @@ def _running(
     folder: Path,
     *,
     port: int,
-    core: int,
+    core: int | str,
     path: str,
     environ: Mapping[str, str] | None = None,
 ) -> Iterator[Service]:
