@@ -44,6 +44,8 @@ PURE = (
     "gateway/breaker.py",
     "gateway/bucket.py",
     "gateway/launch.py",
+    "gateway/workers/messages.py",
+    "gateway/workers/share.py",
     "gateway/metrics/counts.py",
     "gateway/metrics/declared.py",
     "gateway/metrics/exposition.py",

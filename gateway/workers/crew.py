@@ -91,9 +91,11 @@ class Member:
                 send(self._process.pid, number)
 
     async def watch(self) -> None:
-        """Kills it when it does nothing any more. Does not return."""
+        """Kills it when it does nothing any more, though it once could take connections. Does not return."""
         while True:
             await asyncio.sleep(LOOK_EVERY)
+            if self.cache is None:
+                continue
             try:
                 async with asyncio.timeout(LOOK_PATIENCE):
                     await self.desk.ask(ALIVE, b"")
@@ -157,6 +159,11 @@ class Crew:
         """Tells all of them something."""
         for member in self._members.values():
             member.send(message)
+
+    @property
+    def pids(self) -> list[int]:
+        """The process ids of those who live."""
+        return [member.pid for member in self._members.values() if member.pid is not None]
 
     @property
     def caches(self) -> Iterator[str]:

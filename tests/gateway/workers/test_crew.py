@@ -1,0 +1,106 @@
+"""The processes of workers, real ones, and the door that gives them connections."""
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from gateway.workers import crew, door
+from gateway.workers.crew import Crew, StartFailed
+from gateway.workers.door import Door
+from tests.gateway.workers.pairs import house, orders
+
+
+@asynccontextmanager
+async def working(folder: Path) -> AsyncIterator[Crew]:
+    """One worker without engines, once it can take connections."""
+    owner = house(folder)
+    made = Crew(1, owner, lambda: orders(owner))
+    running = asyncio.create_task(made.run())
+    try:
+        async with asyncio.timeout(30):
+            await made.whole.wait()
+        yield made
+    finally:
+        made.end(signal.SIGTERM)
+        await running
+
+
+async def test_a_worker_that_does_nothing_any_more_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It lives, but answers nobody: it is killed, and another takes its place."""
+    monkeypatch.setattr(crew, "LOOK_EVERY", 0.05)
+    monkeypatch.setattr(crew, "LOOK_PATIENCE", 1.0)
+    async with working(tmp_path) as made:
+        (pid,) = made.pids
+        os.kill(pid, signal.SIGSTOP)
+        async with asyncio.timeout(30):
+            while made.pids in ([], [pid]) or not [*made.caches]:
+                await asyncio.sleep(0.01)
+
+    assert "has done nothing for 1 s and is killed" in caplog.text
+
+
+async def test_workers_that_cannot_start_end_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no use in trying again what never worked."""
+    monkeypatch.setattr(crew, "MODULE", "gateway.workers.no_such_module")
+    owner = house(tmp_path)
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await Crew(2, owner, lambda: orders(owner)).run()
+
+    assert caught.group_contains(StartFailed, match="ended with exit code 1")
+
+
+async def test_connections_wait_while_nobody_can_take_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None is refused and none is lost while workers are replaced: they are given away when somebody is there."""
+    monkeypatch.setattr(door, "PAUSE", 0.01)
+    taken: list[socket.socket] = []
+    somebody = False
+    asked = asyncio.Event()
+
+    def give(connection: socket.socket) -> bool:
+        asked.set()
+        if somebody:
+            taken.append(connection.dup())
+        return somebody
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    entrance = Door(listener, give)
+    entrance.open()
+    clients = [socket.create_connection(listener.getsockname()) for _ in range(3)]
+    async with asyncio.timeout(20):
+        await asked.wait()
+        somebody = True
+        while len(taken) < 3:
+            await asyncio.sleep(0.01)
+    entrance.close()
+
+    assert {each.getpeername() for each in taken} == {each.getsockname() for each in clients}
+    for each in (*taken, *clients):
+        each.close()
+
+
+async def test_what_waits_at_a_door_that_closes_is_let_go() -> None:
+    """A client is not left with a connection that nobody will ever take."""
+    asked = asyncio.Event()
+
+    def give(_: socket.socket) -> bool:
+        asked.set()
+        return False
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    entrance = Door(listener, give)
+    entrance.open()
+    with socket.create_connection(listener.getsockname()) as client:
+        await asked.wait()
+        entrance.close()
+        client.settimeout(20)
+
+        assert client.recv(1) == b""
