@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from gateway import asked, completion, promises, routing, wire
 from gateway.auth import Caller
-from gateway.cache import Cache, Stored, key
+from gateway.cache import Cache, Stored, key, loaded
 from gateway.catalogue import Model
 from gateway.directives import NO_DIRECTIVES, Directives
 from gateway.engine import Engine
@@ -79,6 +79,7 @@ class Captioner:
         share_across_teams: bool = False,
     ) -> None:
         self.models = models
+        self._loaded = {model.name: loaded(model) for model in models.values()}
         self.presets = presets
         self.engines = engines
         self.cache = cache
@@ -292,6 +293,8 @@ class Captioner:
 
     async def _with_pictures(self, job: Job, lease: Lease) -> ChatRequest:
         """What the engine is asked, each picture in it decoded and written anew by us."""
+        if not job.pictures:
+            return job.asked
         paths = [path for path, _ in wire.pictures_of(job.asked)]
         pictures = list(zip(paths, job.pictures, strict=True))
         await self._ingest.reserve(pictures, job.model.sizing, lease)
@@ -305,7 +308,7 @@ class Captioner:
         return key(
             scope,
             question,
-            model=model,
+            model=self._loaded[model.name],
             digests=[picture.digest for picture in pictures],
             prompt=preset.digest if preset else "",
             pipeline=self._ingest.pipeline,
@@ -352,7 +355,10 @@ def _head(request: ChatRequest, model: Model, preset: Preset | None, pipeline: s
 
 async def _all(steps: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """Runs the steps together; the first fault ends the others and is the one that is told."""
-    tasks = [asyncio.ensure_future(step) for step in steps]
+    coroutines = list(steps)
+    if len(coroutines) <= 1:
+        return [await each for each in coroutines]
+    tasks = [asyncio.ensure_future(each) for each in coroutines]
     try:
         return await asyncio.gather(*tasks)
     finally:

@@ -195,8 +195,9 @@ class Flights:
             flight.aboard -= 1
             if not flight.aboard:
                 self._forget(key, flight)
-                flight.task.cancel()
-                await asyncio.gather(flight.task, return_exceptions=True)
+                if not flight.task.done():
+                    flight.task.cancel()
+                    await asyncio.gather(flight.task, return_exceptions=True)
 
     def _started(self, key: str | None, flight: Flight) -> Flight:
         if key is not None:

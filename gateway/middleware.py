@@ -35,6 +35,7 @@ READABLE_TYPES = re.compile(
     r"(application/(json|[\w.+-]+\+json|octet-stream|x-www-form-urlencoded)|text/plain)\s*(;|$)", re.IGNORECASE
 )
 
+LABELS = frozenset({b"origin", b"content-encoding", b"content-type"})
 LOCAL_ORIGIN = re.compile(r"https?://(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?", re.IGNORECASE)
 
 
@@ -197,10 +198,10 @@ class Admission:
         if scope["type"] != ScopeType.HTTP or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"] if name in LABELS}
         try:
             if caller_of(scope) is ANONYMOUS:
-                _check_origin(headers.get("origin"))
+                _check_origin(headers.get(b"origin"))
             _check_labels(headers)
             with self._gate.admitted() as hold:
                 scope["state"]["hold"] = hold
@@ -234,13 +235,13 @@ def _check_origin(origin: str | None) -> None:
         raise ForeignOrigin("A web page from elsewhere may not use this gateway. Call it from your own server instead.")
 
 
-def _check_labels(headers: Mapping[str, str]) -> None:
-    encoding = headers.get("content-encoding", "identity").strip().lower()
+def _check_labels(headers: Mapping[bytes, str]) -> None:
+    encoding = headers.get(b"content-encoding", "identity").strip().lower()
     if encoding not in ("identity", ""):
         raise UnsupportedMediaType(
             f"The body is encoded as '{encoding[:40]}', which is not read. Send it as it is, without Content-Encoding."
         )
-    kind = headers.get("content-type", "")
+    kind = headers.get(b"content-type", "")
     if kind and not READABLE_TYPES.match(kind.strip()):
         raise UnsupportedMediaType(
             f"The body's type is '{kind[:80]}', which is not read. Send JSON with 'Content-Type: application/json'."

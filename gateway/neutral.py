@@ -49,7 +49,7 @@ class Neutraliser:
     """Breaks the known spellings and a model's own `special_tokens`. Texts without any come back as they are."""
 
     def __init__(self, special_tokens: Sequence[str] = ()) -> None:
-        self._spelling = _spelling(tuple(special_tokens))
+        self._spelling, self._firsts = _spelling(tuple(special_tokens))
 
     def request(self, asked: ChatRequest) -> ChatRequest:
         """The request with every text that reaches a prompt made plain.
@@ -70,6 +70,8 @@ class Neutraliser:
     def side_by_side(self, given: Sequence[str]) -> list[str]:
         """Texts made plain that a template may set side by side, trimmed or not, so that a spelling spans several."""
         texts = [self.text(each) for each in given]
+        if len(texts) <= 1:
+            return texts
         trimmed = [each.strip() for each in texts]
         ends = list(accumulate(map(len, trimmed)))
         starts: list[list[int]] = [[] for _ in texts]
@@ -87,6 +89,8 @@ class Neutraliser:
 
     def _starts(self, given: str) -> list[int]:
         """Where spellings begin, also such as normalisation to NFKC would bring about."""
+        if given.isascii() and not any(first in given for first in self._firsts):
+            return []
         if unicodedata.is_normalized("NFKC", given):
             return [found.start() for found in self._spelling.finditer(given)]
         normal = [unicodedata.normalize("NFKC", character) for character in given]
@@ -130,14 +134,15 @@ class Neutraliser:
 
 
 @lru_cache(maxsize=256)
-def _spelling(own: tuple[str, ...]) -> re.Pattern[str]:
-    """Matches the first character of every spelling, also of those that overlap."""
+def _spelling(own: tuple[str, ...]) -> tuple[re.Pattern[str], frozenset[str]]:
+    """Matches the first character of every spelling, also of those that overlap; and all these characters."""
     rests: dict[str, list[str]] = {"<": [family[1:] for family in FAMILIES]}
     normal = [unicodedata.normalize("NFKC", token) for token in (*KNOWN, *own)]
     in_json = [msgspec.json.encode(token).decode()[1:-1] for token in normal]
     for token in dict.fromkeys([*normal, *in_json]):
         rests.setdefault(token[0], []).append(re.escape(token[1:]))
-    return re.compile("|".join(f"{re.escape(first)}(?={'|'.join(rest)})" for first, rest in rests.items()))
+    pattern = re.compile("|".join(f"{re.escape(first)}(?={'|'.join(rest)})" for first, rest in rests.items()))
+    return pattern, frozenset(rests)
 
 
 def _broken(given: str, starts: Sequence[int]) -> str:

@@ -18,6 +18,7 @@ from typing import Self
 import aiohttp
 import msgspec
 from msgspec import Struct
+from yarl import URL
 
 from gateway import __version__, inventory, upstream, wire
 from gateway.breaker import Breaker, RetryBudget
@@ -53,6 +54,7 @@ class Replica:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
+        self.chat = URL(f"{self.url}/chat/completions")
         self.breaker = Breaker()
         self.in_flight = 0
         self.probed = False
@@ -208,7 +210,7 @@ class RemoteEngine:
         asked = request if replica.knows_uuids else _without_uuids(request)
         body = wire.encode_request(msgspec.structs.replace(asked, model=self._source))
         left = max(0.001, deadline - time.monotonic())
-        return await upstream.post(self._http, f"{replica.url}/chat/completions", body, _timeout(left))
+        return await upstream.post(self._http, replica.chat, body, _timeout(left))
 
     def _fault(self, error: Exception, status: int | None, replica: Replica) -> GatewayError:
         if isinstance(error, GatewayError):

@@ -93,6 +93,7 @@ def settings(app: Callable[..., Any], config: Config) -> uvicorn.Config:
         ws="none",
         log_config=None,
         access_log=False,
+        proxy_headers=False,  # nobody asks who the client is
         server_header=False,
         timeout_graceful_shutdown=ceil(config.server.shutdown_timeout),
     )

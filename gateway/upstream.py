@@ -10,11 +10,11 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
 from http import HTTPStatus
-from io import BytesIO
 
 import aiohttp
 import msgspec
 from msgspec import Struct
+from yarl import URL
 
 from gateway import wire
 from gateway.errors import EngineFault, EngineTimeout, EngineUnavailable, GatewayError, InvalidRequest, Overloaded
@@ -99,14 +99,30 @@ async def streamed(sent: Sent, name: str, limit: float, secret: str = "") -> Asy
         raise EngineUnavailable(f"The engine of '{name}' broke off in the middle of its answer. Try again.")
 
 
+class Body(aiohttp.payload.Payload):
+    """A request's JSON, given to the connection as it is: aiohttp would hand a large one over in many pieces."""
+
+    _default_content_type = "application/json"
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self._data = data
+        self._size = len(data)
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        """As text."""
+        return self._data.decode(encoding, errors)
+
+    async def write(self, writer: aiohttp.abc.AbstractStreamWriter) -> None:
+        """Sends it."""
+        await writer.write(self._data)
+
+
 async def post(
-    session: aiohttp.ClientSession, url: str, body: bytes, limits: aiohttp.ClientTimeout | None = None
+    session: aiohttp.ClientSession, url: URL | str, body: bytes, limits: aiohttp.ClientTimeout | None = None
 ) -> Response:
     """Sends a request to chat completions at `url`, within the session's limits or its own; follows no redirect."""
-    headers = {"content-type": "application/json"}
-    return await session.post(
-        url, data=BytesIO(body), headers=headers, allow_redirects=False, timeout=limits or session.timeout
-    )
+    return await session.post(url, data=Body(body), allow_redirects=False, timeout=limits or session.timeout)
 
 
 async def refusal(response: Response, name: str, secret: str = "") -> GatewayError:
@@ -146,7 +162,12 @@ def too_slow(name: str, limit: float) -> EngineTimeout:
 
 async def limited(response: Response) -> bytes:
     """The body, of at most `MAX_ANSWER` bytes."""
-    return b"".join([block async for block in _blocks(response)])
+    blocks, size = list[bytes](), 0
+    while block := await response.content.readany():
+        blocks.append(block)
+        size += len(block)
+        _ensure_small(size)
+    return b"".join(blocks)
 
 
 async def _blocks(response: Response) -> AsyncIterator[bytes]:
@@ -154,9 +175,13 @@ async def _blocks(response: Response) -> AsyncIterator[bytes]:
     size = 0
     async for block in response.content.iter_any():
         size += len(block)
-        if size > MAX_ANSWER:
-            raise _too_large()
+        _ensure_small(size)
         yield block
+
+
+def _ensure_small(size: int) -> None:
+    if size > MAX_ANSWER:
+        raise _too_large()
 
 
 def _too_large() -> EngineFault:

@@ -23,10 +23,10 @@ NO_STORE = 'wrk.headers["cache-control"] = "no-store"'
 # A number of its own in the text of each request, so that no two are alike.
 DISTINCT = """
 local head, tail = wrk.body:match("^(.*Generate )(.-)$")
-local seed, count = os.time() * 100000, 0
+local run, count = os.time(), 0
 function request()
     count = count + 1
-    return wrk.format(nil, nil, nil, head .. (seed + count) .. " " .. tail)
+    return wrk.format(nil, nil, nil, string.format("%s%d-%d %s", head, run, count, tail))
 end
 """
 

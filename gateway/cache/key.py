@@ -34,29 +34,39 @@ NOT_IN_KEY = {
 }
 
 
+class Loaded(Struct, frozen=True):
+    """A model as keys know it: its name, and a digest of all that shapes its answers, its source and options."""
+
+    name: str
+    digest: str
+
+
+def loaded(model: Model) -> Loaded:
+    """The model for keys. Its other names make no difference."""
+    fields = {name: value for name, value in msgspec.structs.asdict(model).items() if name not in NOT_IN_KEY}
+    return Loaded(model.name, _digest(fields))
+
+
 def key(
-    scope: str, request: wire.ChatRequest, *, model: Model, digests: Sequence[str], prompt: str, pipeline: str
+    scope: str, request: wire.ChatRequest, *, model: Loaded, digests: Sequence[str], prompt: str, pipeline: str
 ) -> str:
     """The key of a request: its scope, its model, its pictures and a digest of everything, with colons between them.
 
     Args:
         scope: whose the answer is, a team's name; nobody else finds it.
         request: what the engine will be asked, in closed types.
-        model: the model that will be asked. Its other names are not in the key, its source and options are.
+        model: the model that will be asked.
         digests: the pictures' digests, in order.
         prompt: the digest of the preset's file, empty without one.
         pipeline: names our own processing of pictures.
     """
-    fields = {name: value for name, value in msgspec.to_builtins(request).items() if name not in NOT_IN_KEY}
-    turns = msgspec.to_builtins(request.messages)
+    plain = msgspec.to_builtins(request)
+    turns, fields = plain["messages"], {name: value for name, value in plain.items() if name not in NOT_IN_KEY}
     pictures = iter(digests)
     for part in (part for turn in turns for part in turn.get("content", ()) if part["type"] == "image_url"):
         part["image_url"]["url"] = next(pictures)
-    loaded = {name: value for name, value in msgspec.structs.asdict(model).items() if name not in NOT_IN_KEY}
-    digest = hashlib.sha256()
-    for piece in canonical([VERSION, __version__, pipeline, prompt, loaded, turns, fields]):
-        digest.update(piece)
-    return ":".join([scoped(scope), scoped(model.name), ".".join(map(short, digests)), digest.hexdigest()])
+    digest = _digest([VERSION, __version__, pipeline, prompt, model.digest, turns, fields])
+    return ":".join([scoped(scope), scoped(model.name), ".".join(map(short, digests)), digest])
 
 
 class Parts(Struct, frozen=True):
@@ -74,6 +84,10 @@ def read(key: str) -> Parts | None:
         case [scope, model, pictures, digest]:
             return Parts(scope, model, pictures.split("."), digest)
     return None
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(b"".join(canonical(value))).hexdigest()
 
 
 def scoped(name: str) -> str:

@@ -47,7 +47,8 @@ def key(fields: dict[str, Any], **parts: Any) -> str:
     ours = {name: fields[name] for name in OUR_VALUES.keys() & fields}
     request = msgspec.structs.replace(wire.decode_request(msgspec.json.encode(BASE | fields)), **ours)
     settled: dict[str, Any] = {"scope": "", "model": MODEL, "digests": [], "prompt": "", "pipeline": "1"}
-    return cache.key(**(settled | {"request": request} | parts))
+    together = settled | {"request": request} | parts
+    return cache.key(**(together | {"model": cache.loaded(together["model"])}))
 
 
 def test_every_field_of_a_request_is_in_the_key_or_excused() -> None:
