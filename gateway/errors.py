@@ -29,6 +29,7 @@ A message names the field, the cause and the remedy. It never holds a library's 
 network address or a byte of a picture.
 """
 
+import random
 from http import HTTPStatus
 from math import ceil
 
@@ -262,7 +263,12 @@ def render(error: GatewayError) -> tuple[int, dict[str, str], bytes]:
         headers["x-should-retry"] = "false"
     if error.retry_after is not None:
         headers["retry-after"] = str(max(1, ceil(error.retry_after)))
-        headers["retry-after-ms"] = str(max(1, ceil(error.retry_after * 1000)))
+        headers["retry-after-ms"] = str(max(1, ceil(_spread(error.retry_after) * 1000)))
     if error.status == HTTPStatus.UNAUTHORIZED:
         headers["www-authenticate"] = "Bearer"
     return error.status, headers, wire.encode(envelope(error))
+
+
+def _spread(seconds: float) -> float:
+    """Up to half as much again: those who were refused together are not to come back together."""
+    return min(LONGEST_RETRY, seconds * (1 + random.random() / 2))  # noqa: S311 - nobody gains by guessing it

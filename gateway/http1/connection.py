@@ -2,11 +2,12 @@
 
 A connection is in one of these states; what is late ends it, and how stands behind.
 
-    waiting     no byte of a request has come yet        closed without a word
-    beginning   a part of a request's head is here       408
-    receiving   the request's body is still coming       408, by the application
-    answering   the request is all here                  the client must take its answer: else it counts as gone
-    lingering   answered, but the client still sends     what comes is thrown away for a while, and then it is closed
+    waiting     no byte of a request has come yet             closed without a word
+    beginning   a part of a request's head is here            408
+    receiving   the request's body is still coming            408, by the application
+    answering   the request is all here                       a client that takes nothing of its answer counts as gone
+    skipping    answered, with a little of the body to come   closed without a word
+    lingering   answered, with more than that to come         closed, though the client may still send
 
 Closing at once while a client still sends would reset the connection, and the reset could overtake the answer.
 """
@@ -21,6 +22,7 @@ from uvicorn.server import ServerState
 
 from gateway.errors import GatewayError, MalformedRequest, Overloaded, RequestTimeout
 from gateway.http1 import exchange as exchanges
+from gateway.http1.deadline import Deadline
 from gateway.http1.exchange import Exchange, Headers
 from gateway.http1.head import MAX_HEAD, Head, read
 from gateway.http1.lobby import Lobby
@@ -31,14 +33,13 @@ HEAD_TIMEOUT = 10.0  # seconds, from the connection or from a request's first by
 LONGEST_STALL = 30.0  # seconds in which a client takes nothing of its answer
 LINGER = 5.0  # seconds
 MOST_LINGERING = 32 * 2**20  # bytes
+MOST_SKIPPED = 2**20  # bytes of a body that nobody wants, up to which reading it is cheaper than to connect again
 MOST_AHEAD = 64 * 2**10  # bytes of requests that come before the one ahead of them is answered
 WASTE = 8  # bytes of framing for each of a chunked body, beyond what a head may take
 DRAIN_GRACE = 1.0  # seconds in which a client that has just used its connection may be about to use it again
 
-_NEVER = float("inf")
 
-
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol):
     """A connection, in the hands of uvicorn's server, which makes it, and tells it to shut down."""
 
     def __init__(
@@ -55,13 +56,12 @@ class Connection(asyncio.Protocol):
         self._server = server_state
         self._app_state = app_state
         self._loop = _loop or asyncio.get_running_loop()
+        self._deadline = Deadline(self._loop, self._be_late)
         self._unread = b""
         self._exchange: Exchange | None = None
         self._incoming: Head | None = None  # the request whose body is still coming
         self._left = 0  # bytes of it, unless it comes in chunks
         self._waste = 0  # bytes of it so far that were framing
-        self._deadline = _NEVER
-        self._timer: asyncio.TimerHandle | None = None
         self._since = self._loop.time()
         self._has_begun = True
         self._is_deaf = self._is_reading_paused = self._is_draining = self._is_lingering = False
@@ -82,7 +82,7 @@ class Connection(asyncio.Protocol):
         }
         if self._lobby.enter():
             self._lobby.waits(self)
-            self._expect(HEAD_TIMEOUT)
+            self._deadline.expect(HEAD_TIMEOUT)
         else:
             self._refuse(Overloaded("There are as many connections as are allowed. Try again in a second."))
 
@@ -90,10 +90,7 @@ class Connection(asyncio.Protocol):
         """The client has gone, or was sent away."""
         self._server.connections.discard(cast("Any", self))
         self._lobby.leave(self)
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._deadline = _NEVER
+        self._deadline.end()
         self.resume_writing()
         if self._exchange is not None:
             self._exchange.left()
@@ -104,40 +101,37 @@ class Connection(asyncio.Protocol):
         self._is_draining = True
         if self._exchange is not None:
             self._exchange.keeps = False
+            return
+        grace = self._since + DRAIN_GRACE - self._loop.time()
+        if grace > 0:
+            self._deadline.expect(grace)
         else:
-            grace = self._since + DRAIN_GRACE - self._loop.time()
-            if grace > 0 or self._is_lingering:
-                self._expect(max(grace, 0))
-            else:
-                self.close()
+            self.close()
 
     def pause_writing(self) -> None:
         """The client takes less than it is sent."""
         self._room = asyncio.Event()
-        self._expect(LONGEST_STALL)
+        self._deadline.expect(LONGEST_STALL)
 
     def resume_writing(self) -> None:
         """It has taken most of it."""
         if self._room is not None:
             self._room.set()
             self._room = None
-            self._deadline = _NEVER
+            self._deadline.clear()
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - the size is ours to choose
+        """Where bytes are to be put. It is little for a head, so that a body is not read before somebody wants it."""
+        return self._lobby.large if self._incoming is not None or self._is_deaf else self._lobby.small
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Bytes of a request, and of what follows it."""
-        if self._is_deaf:
-            self._discard(len(data))
-            return
-        if self._incoming is not None and self._exchange is not None:
-            data = self._take(data, self._incoming, self._exchange)
-        if not data:
-            return
-        self._unread = self._unread + data if self._unread else data
-        if self._exchange is None:
-            self._next()
-        elif not self._exchange.keeps or len(self._unread) > MOST_AHEAD:
-            self._exchange.keeps = False
-            self._unread = b""
+        if not self._is_deaf:
+            self._hear(bytes(self._lobby.large[:nbytes]))
+        elif self._is_lingering:
+            self._left -= nbytes
+            if self._left < 0:
+                self.close()
 
     # What an exchange asks
 
@@ -145,6 +139,12 @@ class Connection(asyncio.Protocol):
     def is_full(self) -> bool:
         """Whether the client has yet to take much of what was sent."""
         return self._room is not None
+
+    @property
+    def can_skip(self) -> bool:
+        """Whether so little of the body is still to come that it may as well be read."""
+        is_told = self._incoming is not None and self._incoming.length is not None
+        return is_told and self._left <= MOST_SKIPPED and not self._is_deaf
 
     async def emptied(self) -> None:
         """Returns when it is not full any more, or the client has gone."""
@@ -181,14 +181,34 @@ class Connection(asyncio.Protocol):
             self._finish(lingers=self._incoming is not None)
             return
         self._exchange = None
-        self._since = self._loop.time()
-        self._has_begun = False
         self._lobby.waits(self)
-        self._expect(self._lobby.keep_alive)
+        self.resume_reading()
+        if self._incoming is not None:
+            self._deadline.expect(LINGER)
+            return
+        self._rest()
         if self._unread:
             self._next()
 
     # What happens then
+
+    def _rest(self) -> None:
+        """Waits for the next request."""
+        self._since = self._loop.time()
+        self._has_begun = False
+        self._deadline.expect(self._lobby.keep_alive)
+
+    def _hear(self, data: bytes) -> None:
+        if self._incoming is not None:
+            data = self._take(data, self._incoming)
+        if not data:
+            return
+        self._unread = self._unread + data if self._unread else data
+        if self._exchange is None:
+            self._next()
+        elif not self._exchange.keeps or len(self._unread) > MOST_AHEAD:
+            self._exchange.keeps = False
+            self._unread = b""
 
     def _next(self) -> None:
         """Begins the next request, if its head is all there."""
@@ -204,7 +224,7 @@ class Connection(asyncio.Protocol):
             self._unread = data
             if not self._has_begun:
                 self._has_begun = True
-                self._expect(HEAD_TIMEOUT)
+                self._deadline.expect(HEAD_TIMEOUT)
             return
         head, end = found
         self._unread = b""
@@ -212,7 +232,7 @@ class Connection(asyncio.Protocol):
 
     def _begin(self, head: Head, rest: bytes) -> None:
         self._lobby.works(self)
-        self._deadline = _NEVER
+        self._deadline.clear()
         state = {**self._app_state, "ending": True} if self._is_draining else self._app_state.copy()
         scope = {**head.scope(), **self._common, "state": state}
         exchange = self._exchange = Exchange(self, head, scope)
@@ -222,26 +242,30 @@ class Connection(asyncio.Protocol):
         else:
             self._incoming, self._left, self._waste = head, head.length or 0, 0
         if rest:
-            self.data_received(rest)
+            self._hear(rest)
         if self._incoming is not None:
-            self._expect(self._lobby.body_timeout)
+            self._deadline.expect(self._lobby.body_timeout)
+            self.pause_reading()  # until somebody wants it
         task = self._loop.create_task(exchange.run(self._app))
         task.add_done_callback(self._server.tasks.discard)
         self._server.tasks.add(task)
 
-    def _take(self, data: bytes, head: Head, exchange: Exchange) -> bytes:
+    def _take(self, data: bytes, head: Head) -> bytes:
         """Gives the exchange what belongs to its body; the rest."""
         if head.length is None:
-            self._take_chunks(data, head, exchange)
+            self._take_chunks(data, head)
             return b""
         piece, rest = (data, b"") if len(data) <= self._left else (data[: self._left], data[self._left :])
         self._left -= len(piece)
-        exchange.arrived(piece)
+        if self._exchange is not None:
+            self._exchange.arrived(piece)
         if not self._left:
-            self._complete(exchange)
+            self._complete()
         return rest
 
-    def _take_chunks(self, data: bytes, head: Head, exchange: Exchange) -> None:
+    def _take_chunks(self, data: bytes, head: Head) -> None:
+        if self._exchange is None:
+            return
         try:
             piece = head.chunks(data)
             self._waste += len(data) - (WASTE + 1) * len(piece)
@@ -249,46 +273,30 @@ class Connection(asyncio.Protocol):
                 raise MalformedRequest("The chunked body has more of framing in it than of a body.")  # noqa: TRY301
         except MalformedRequest as error:
             self._is_deaf = True
-            exchange.broken(error)
+            self._exchange.broken(error)
             return
-        exchange.arrived(piece)
+        self._exchange.arrived(piece)
         if head.ended:
-            exchange.keeps = exchange.keeps and not head.followed
-            self._complete(exchange)
+            self._exchange.keeps = self._exchange.keeps and not head.followed
+            self._complete()
 
-    def _complete(self, exchange: Exchange) -> None:
+    def _complete(self) -> None:
+        """The body is all here."""
         self._incoming = None
         if self._room is None:
-            self._deadline = _NEVER
-        exchange.completed()
-
-    def _expect(self, seconds: float) -> None:
-        """Gives the client so long for what it is to do now. One timer serves all such times, set when need be."""
-        self._deadline = self._loop.time() + seconds
-        if self._timer is None or self._timer.when() > self._deadline:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = self._loop.call_at(self._deadline, self._look_at_the_clock)
-
-    def _look_at_the_clock(self) -> None:
-        self._timer = None
-        if self._deadline > self._loop.time():
-            if self._deadline != _NEVER:
-                self._timer = self._loop.call_at(self._deadline, self._look_at_the_clock)
+            self._deadline.clear()
+        if self._exchange is not None:
+            self._exchange.completed()
         else:
-            self._be_late()
+            self._rest()
 
     def _be_late(self) -> None:
         if self.transport.is_closing() or self._room is not None:
             self.transport.abort()
-        elif self._is_lingering:
-            self.close()
         elif self._exchange is not None:
-            limit = self._lobby.body_timeout
             self._is_deaf = True
-            self._exchange.broken(
-                RequestTimeout(f"The body did not arrive within {limit:.0f} seconds. Send it again, faster.")
-            )
+            limit = f"{self._lobby.body_timeout:.0f} seconds"
+            self._exchange.broken(RequestTimeout(f"The body did not arrive within {limit}. Send it again, faster."))
         elif self._unread and not self._is_draining:
             self._refuse(RequestTimeout(f"The headers did not arrive within {HEAD_TIMEOUT:.0f} seconds."))
         else:
@@ -310,20 +318,15 @@ class Connection(asyncio.Protocol):
             self.close()
             return
         self._is_lingering = True
+        self._since = self._loop.time()
         self._left = MOST_LINGERING
         self._lobby.waits(self)
         self.resume_reading()
         self.transport.write_eof()
-        self._expect(LINGER)
-
-    def _discard(self, size: int) -> None:
-        if self._is_lingering:
-            self._left -= size
-            if self._left < 0:
-                self.close()
+        self._deadline.expect(LINGER)
 
     def close(self) -> None:
         """Closes it when what was sent is out, or after a while."""
         if not self.transport.is_closing():
             self.transport.close()
-            self._expect(LONGEST_STALL)
+            self._deadline.expect(LONGEST_STALL)

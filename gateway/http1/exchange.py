@@ -33,6 +33,10 @@ class Line(Protocol):
     def is_full(self) -> bool:
         """Whether the client has yet to take much of what was sent."""
 
+    @property
+    def can_skip(self) -> bool:
+        """Whether the rest of the body can be read and thrown away."""
+
     async def emptied(self) -> None:
         """Returns when it is not full any more, or the client has gone."""
 
@@ -140,6 +144,7 @@ class Exchange:
                 self._line.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         while not (self._pieces or self._gone or self.done or self._fault or (self._is_whole and not self._is_told)):
             self._news.clear()
+            self._line.resume_reading()
             await self._news.wait()
         if self._gone or self.done:
             return {"type": "http.disconnect"}
@@ -153,8 +158,6 @@ class Exchange:
     def _next_piece(self) -> Message:
         piece = self._pieces.popleft()
         self._waiting -= len(piece)
-        if not self._pieces:
-            self._line.resume_reading()
         self._is_told = self._is_whole and not self._pieces
         return {"type": "http.request", "body": piece, "more_body": not self._is_told}
 
@@ -181,9 +184,8 @@ class Exchange:
             elif lower == b"connection":
                 closes = b"close" in value.lower()
             lines.append(b"%b: %b\r\n" % (name, value))
-        if closes or not self._is_whole:
-            # What is still to come of the body would have to be read, to find the next request behind it.
-            self.keeps = False
+        if closes or not (self._is_whole or (self._line.can_skip and not self._head.expects)):
+            self.keeps = False  # the next request stands behind the rest of the body, which may be long or never come
         if not self.keeps and not closes:
             lines.append(b"connection: close\r\n")
         self._start = b"".join(lines)

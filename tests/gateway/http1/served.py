@@ -118,7 +118,7 @@ async def serving(
 ) -> AsyncIterator[Served]:
     """A server with those limits (seconds), until the context ends."""
     lobby = Lobby(max_connections=max_connections, keep_alive=keep_alive, body_timeout=body_timeout)
-    config = uvicorn.Config(app, lifespan="off", log_config=None, http=Connection)
+    config = uvicorn.Config(app, lifespan="off", log_config=None)
     config.load()
     state = ServerState()
     loop = asyncio.get_running_loop()

@@ -7,7 +7,7 @@ import pytest
 
 from gateway.errors import MalformedRequest
 from gateway.http1 import connection, exchange
-from tests.gateway.http1.served import GET, answered, echo, post, refuse, serving
+from tests.gateway.http1.served import GET, answered, echo, post, refuse, serving, until
 
 CHUNKED = b"POST /a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -191,14 +191,49 @@ async def test_an_upload_that_goes_on_and_on_is_cut_off(monkeypatch: pytest.Monk
             await client.send(post(2**30) + b"x" * 2**27)
 
 
-async def test_a_refused_request_whose_body_is_here_keeps_its_connection() -> None:
-    """To connect again for every try would cost both sides more than the refusal."""
+@pytest.mark.parametrize("size", [5, 100_000, connection.MOST_SKIPPED])
+async def test_a_refused_request_with_a_small_body_keeps_its_connection(size: int) -> None:
+    """To connect again for every try would cost both sides more than the refusal. The body is read, and no part of it
+    is taken for a request.
+    """
+    body = GET * (size // len(GET) + 1)
     async with serving(refuse) as served:
         client = await served.client()
         for _ in range(3):
-            status, headers, _ = await client.ask(post(5) + b"hello")
+            status, headers, _ = await client.ask(post(size) + body[:size])
             assert status == 429
             assert "connection" not in headers
+        assert served.state.total_requests == 3
+
+
+async def test_a_refused_request_whose_body_does_not_come_does_not_keep_its_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It was to be skipped; without it nobody knows where the next request begins."""
+    monkeypatch.setattr(connection, "LINGER", 0.1)
+    async with serving(refuse) as served:
+        client = await served.client()
+        assert (await client.ask(post(5) + b"he"))[0] == 429
+        assert await client.rest() == b""
+
+
+async def test_a_body_is_not_read_before_somebody_wants_it() -> None:
+    """A burst of uploads that will be refused must not fill the memory first."""
+    go = asyncio.Event()
+
+    async def later(scope: Any, receive: Any, send: Any) -> None:
+        await go.wait()
+        await refuse(scope, receive, send)
+
+    async with serving(later) as served:
+        client = await served.client()
+        sending = asyncio.ensure_future(client.send(post(2**24) + b"x" * 2**24))
+        await until(lambda: bool(served.state.tasks))
+        [ours] = served.connections
+        assert not ours.transport.is_reading()
+        go.set()
+        assert (await client.answer())[0] == 429
+        await sending
 
 
 async def test_what_an_application_gets_wrong_is_an_error_in_openais_shape(caplog: pytest.LogCaptureFixture) -> None:
