@@ -78,7 +78,7 @@ class Recording:
 def _stamps(record: Record) -> list[tuple[bytes, bytes]]:
     return [
         (b"x-request-id", record.id.encode()),
-        (b"openai-processing-ms", str(round(record.elapsed() * 1000)).encode()),
+        (b"openai-processing-ms", str(round(record.worked() * 1000)).encode()),
         (b"server-timing", record.timing().encode()),
     ]
 

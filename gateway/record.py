@@ -3,8 +3,8 @@
 Whoever answers fills it in; `middleware.py` makes it, and hands it to each teller once the request is over.
 """
 
+import secrets
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -14,10 +14,11 @@ from msgspec import Struct
 from gateway.auth import ANONYMOUS, Caller
 from gateway.wire import Usage
 
-Stage = Literal["parse", "fetch", "cache", "join", "queue", "decode", "engine"]
-"""What a request is waiting for. `parse` is reading its body's JSON, `fetch` having its pictures' bytes, by download or
-from base64, `cache` looking for an answer, `join` waiting for one that is made for somebody else, `queue` waiting until
-the engine can work on it, a load included, `decode` making pictures plain, `engine` the engine's work."""
+Stage = Literal["receive", "parse", "fetch", "cache", "join", "queue", "decode", "engine"]
+"""What a request is waiting for. `receive` is its body's coming, `parse` reading its JSON, `fetch` having its pictures'
+bytes, by download or from base64, `cache` looking for an answer, `join` waiting for one that is made for somebody else,
+`queue` waiting until the engine can work on it, a load included, `decode` making pictures plain, `engine` the engine's
+work."""
 
 CacheResult = Literal["hit", "miss", "join", "bypass"]
 
@@ -35,7 +36,7 @@ class Record(Struct, kw_only=True):
 
     method: str = ""
     path: str = ""
-    id: str = msgspec.field(default_factory=lambda: f"req_{uuid.uuid4().hex}")
+    id: str = msgspec.field(default_factory=lambda: f"req_{secrets.token_hex(16)}")
     started: float = msgspec.field(default_factory=time.perf_counter)
     caller: Caller = ANONYMOUS
     model: str | None = None
@@ -64,6 +65,10 @@ class Record(Struct, kw_only=True):
     def elapsed(self) -> float:
         """Seconds since the request began."""
         return time.perf_counter() - self.started
+
+    def worked(self) -> float:
+        """The seconds of these in which its client was not still sending it."""
+        return self.elapsed() - self.stages.get("receive", 0.0)
 
     def close(self) -> None:
         """The request is over."""

@@ -35,7 +35,7 @@ NOT_IN_KEY = {
 
 
 class Loaded(Struct, frozen=True):
-    """A model as keys know it: its name, and a digest of all that shapes its answers, its source and options."""
+    """A model as keys know it: its name as `scoped` writes it, and a digest of all else that shapes its answers."""
 
     name: str
     digest: str
@@ -44,7 +44,7 @@ class Loaded(Struct, frozen=True):
 def loaded(model: Model) -> Loaded:
     """The model for keys. Its other names make no difference."""
     fields = {name: value for name, value in msgspec.structs.asdict(model).items() if name not in NOT_IN_KEY}
-    return Loaded(model.name, _digest(fields))
+    return Loaded(scoped(model.name), _digest(fields))
 
 
 def key(
@@ -66,7 +66,7 @@ def key(
     for part in (part for turn in turns for part in turn.get("content", ()) if part["type"] == "image_url"):
         part["image_url"]["url"] = next(pictures)
     digest = _digest([VERSION, __version__, pipeline, prompt, model.digest, turns, fields])
-    return ":".join([scoped(scope), scoped(model.name), ".".join(map(short, digests)), digest])
+    return ":".join([scoped(scope), model.name, ".".join(map(short, digests)), digest])
 
 
 class Parts(Struct, frozen=True):

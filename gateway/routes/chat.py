@@ -42,6 +42,7 @@ def route(captioner: Captioner, *, heartbeat: float, longest_wait: float, max_bo
             raise
 
     async def answered(scope: Scope, receive: Receive, send: Send) -> None:
+        record_of(scope).enter("receive")
         asked, ignored = decoded(await received(scope, receive, max_body), record_of(scope))
         reply = Reply(send, streamed=bool(asked.stream))
         try:
