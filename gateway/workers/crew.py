@@ -119,6 +119,8 @@ class Member:
     async def _ended(self) -> None:
         self._lost()
         self.signal(signal.SIGKILL)
+        if self._process is not None:
+            await self._process.wait()
         if self._channel is not None:
             self._channel.close()
         await self.desk.close()
