@@ -12,6 +12,7 @@ from gateway import cache
 from gateway.cache import Cache
 from gateway.config import Config
 from gateway.engine import Engine
+from gateway.images.budget import Budget, Purpose
 from gateway.images.shelf import Shelf
 from gateway.leases import Leases
 from gateway.machine import Machine
@@ -40,7 +41,8 @@ class Common(Protocol):
     """Use it as an async context manager, around whatever uses it; the engines are entered by themselves.
 
     `engines` are those of this machine, by name; `shelf` is where their pictures lie; `decoders` is how many processes
-    may decode pictures at once, None for one for each processor; `usage` is where it is kept what was used; `link` is
+    may decode pictures at once, None for one for each processor, and `budgets` the memory that they share with those of
+    other workers, None where there are none; `usage` is where it is kept what was used; `link` is
     the way to Redis, where it has one itself; `siblings` are all workers of this gateway, where there are several.
     """
 
@@ -51,6 +53,7 @@ class Common(Protocol):
     usage: Store
     shelf: Shelf
     decoders: int | None
+    budgets: Mapping[Purpose, Budget] | None
     link: Link | None
     siblings: Siblings | None
 
@@ -72,6 +75,7 @@ class Alone:
         self.usage: Store = place.opened(config.usage, self.link)
         self.shelf = Shelf()
         self.decoders = None
+        self.budgets = None
         self.siblings = None
         self._machine = Machine(config, self.shelf.folder)
         self.engines: Mapping[str, Engine] = self._machine.engines

@@ -36,7 +36,7 @@ _MOST_PORT = 65535
 class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The front door. `max_bytes_in_flight` bounds the bodies of all requests under way together.
 
-    With several `workers`, processes that answer requests, what is bounded is divided among them.
+    With several `workers`, processes that answer requests, what is bounded is divided among them or shared.
     """
 
     host: str = "127.0.0.1"

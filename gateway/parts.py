@@ -35,7 +35,13 @@ class Parts:
         for kind in installed.missing(config.images.formats):
             log.warning("'images.formats' names '%s', but its decoder is not installed: altgate[%s]", kind, kind)
         self._fetcher = Fetcher(config.images, own_port=port)
-        self.ingest = Ingest(self._fetcher, config.images, workers=self.common.decoders, shelf=self.common.shelf)
+        self.ingest = Ingest(
+            self._fetcher,
+            config.images,
+            workers=self.common.decoders,
+            shelf=self.common.shelf,
+            budgets=self.common.budgets,
+        )
         self._engines = _engines(config, self.common.engines)
         self.captioner = Captioner(
             models=routing.table(config.models),

@@ -4,6 +4,10 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Literal
+
+Purpose = Literal["decoding", "decoded"]
+"""What memory is for: pictures in work, or those that wait for an engine or are with one."""
 
 
 class Budget:
@@ -24,7 +28,7 @@ class Budget:
             self.give_back(taken)
 
     async def take(self, wanted: int) -> int:
-        """The same for who will give back what it returns."""
+        """The same for who will give back what it returns, in one piece."""
         wanted = min(wanted, self.size)
         if self._line or wanted > self.free:
             await self._turn(wanted)

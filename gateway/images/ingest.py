@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,7 +20,7 @@ from gateway.config import ImagesConfig
 from gateway.errors import Overloaded
 from gateway.images import data_url, encode, handover, installed, plan, refusal
 from gateway.images.aside import aside
-from gateway.images.budget import Budget
+from gateway.images.budget import Budget, Purpose
 from gateway.images.encode import Form
 from gateway.images.flights import Flights
 from gateway.images.header import Header, HeaderError, read
@@ -58,17 +58,25 @@ class Source(Protocol):
 class Ingest:
     """Loads pictures and hands them over, decoded by the pool. Use it as an async context manager.
 
-    The event loop is never held up.
+    The event loop is never held up. `budgets` are where its memory comes from, when others have it as well.
     """
 
     def __init__(
-        self, fetcher: Source, config: ImagesConfig, *, workers: int | None = None, shelf: Shelf | None = None
+        self,
+        fetcher: Source,
+        config: ImagesConfig,
+        *,
+        workers: int | None = None,
+        shelf: Shelf | None = None,
+        budgets: Mapping[Purpose, Budget] | None = None,
     ) -> None:
         self._fetcher = fetcher
         self._config = config
         self._formats = installed.readable(config.formats)
-        self.pool = Pool(self._formats, most_memory=config.max_decoded, workers=workers)
-        self.decoded = Budget(config.max_decoded)  # for those that wait for an engine, or are with one
+        most = config.max_decoded
+        budgets = budgets or {"decoding": Budget(most), "decoded": Budget(most)}
+        self.pool = Pool(self._formats, most_memory=most, workers=workers, budget=budgets["decoding"])
+        self.decoded = budgets["decoded"]
         self._flights: Flights[str] = Flights()
         self._pauses = Pauses()
         self.shelf = shelf or Shelf()

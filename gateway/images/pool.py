@@ -73,11 +73,19 @@ class Pool:
         formats: what its workers can be asked for.
         most_memory: bytes that all pictures in work may take together.
         workers: how many are at work at most; by default, one for each processor.
+        budget: where that memory comes from, when others have it as well.
     """
 
-    def __init__(self, formats: Sequence[Format], *, most_memory: int, workers: int | None = None) -> None:
+    def __init__(
+        self,
+        formats: Sequence[Format],
+        *,
+        most_memory: int,
+        workers: int | None = None,
+        budget: Budget | None = None,
+    ) -> None:
         at_work = workers or processors()
-        self.budget = Budget(most_memory)
+        self.budget = budget or Budget(most_memory)
         self._staff = Staff(task.command_line(formats, most_memory), at_work)
         self._places = asyncio.Semaphore(at_work)
         self._quarantine = Quarantine()

@@ -79,7 +79,7 @@ class Lease:
         self.share = share
         self.shelf = shelf
         self._decoded = decoded
-        self._held = 0
+        self._held: list[int] = []
         self._names: list[str] | None = []
 
     def __enter__(self) -> Self:
@@ -91,18 +91,19 @@ class Lease:
         names, self._names = self._names, None
         for name in names or ():
             self._shelf.put_back(name)
-        held, self._held = self._held, 0
-        self._decoded.give_back(held)
+        held, self._held = self._held, []
+        for taken in held:
+            self._decoded.give_back(taken)
 
     async def hold(self, size: int) -> None:
         """Holds so many bytes for decoded pictures while the lease lasts, in all; waits in line for them."""
-        if size <= self._held:
+        if size <= sum(self._held):
             return  # an engine is asked once more
-        taken = await self._decoded.take(size - self._held)
+        taken = await self._decoded.take(size - sum(self._held))
         if self._names is None:  # the request is over
             self._decoded.give_back(taken)
         else:
-            self._held += taken
+            self._held.append(taken)
 
     def take(self, name: str) -> str:
         """The URL of a picture on the shelf; once it is there, it stays while the lease lasts."""

@@ -78,12 +78,25 @@ class Contact:
         Raises:
             EngineUnavailable: the owner refuses.
         """
-        number, visit = next(self._numbers), Visit()
+        number, visit = await self.borrow(wish), Visit()
         try:
-            await self._reply(number, wish)
             yield visit
         finally:
             self.tell(Leave(number, visit.heard))
+
+    async def borrow(self, wish: Wish) -> int:
+        """The same for who says `Leave` with the number that it returns.
+
+        Raises:
+            EngineUnavailable: the owner refuses.
+        """
+        number = next(self._numbers)
+        try:
+            await self._reply(number, wish)
+        except asyncio.CancelledError:
+            self.tell(Leave(number))
+            raise
+        return number
 
     def tell(self, message: messages.Message) -> None:
         """Says something that needs no reply."""

@@ -119,6 +119,8 @@ class Desk:
                     await self._lend(number, self._house.engines[engine].visited(wait), call)
                 case messages.Lease(name):
                     await self._lend(number, self._house.leases.held(name), call)
+                case messages.Memory(purpose, size):
+                    await self._lend(number, self._house.memory[purpose].reserved(size), call)
                 case _:
                     self._send(Reply(number, await self._result(wish)))
         except EngineUnavailable as error:

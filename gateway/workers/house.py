@@ -1,18 +1,21 @@
 """What the owner has, one for all workers: engines, limits, leases, kept answers, and its own answers to questions."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
+from typing import get_args
 
 from gateway.cache.memory import MemoryStore
 from gateway.config import Config
 from gateway.engine import Status
 from gateway.folder import Folder
+from gateway.images.budget import Budget, Purpose
 from gateway.images.shelf import MEMORY, PREFIX
 from gateway.leases import LocalLeases
 from gateway.machine import Machine, all_running
 from gateway.quota import LocalBooks
 from gateway.workers.messages import Respond
+from gateway.workers.share import own_memory
 
 
 class House:
@@ -26,6 +29,8 @@ class House:
         self.books = LocalBooks()
         self.leases = LocalLeases()
         self.store = MemoryStore(max_bytes=config.cache.max_bytes // 2)  # the other half is for the workers' copies
+        lent = config.images.max_decoded - config.server.workers * own_memory(config)
+        self.memory: Mapping[Purpose, Budget] = {purpose: Budget(lent) for purpose in get_args(Purpose)}
         self.answers: dict[str, Respond] = {}
 
     def statuses(self) -> dict[str, Status]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, get_args
 
 from gateway.cache import Cache
 from gateway.cache.memory import MemoryStore
@@ -12,6 +12,7 @@ from gateway.cache.redis import RedisStore
 from gateway.common import Siblings
 from gateway.config import Config
 from gateway.engine import Engine
+from gateway.images.budget import Budget, Purpose
 from gateway.images.pool import processors
 from gateway.images.shelf import Shelf
 from gateway.leases import Leases
@@ -24,7 +25,9 @@ from gateway.usage.store import Store
 from gateway.workers.cache import WorkerCache
 from gateway.workers.contact import Contact
 from gateway.workers.engine import LentEngine
+from gateway.workers.memory import LentBudget
 from gateway.workers.messages import Orders
+from gateway.workers.share import own_memory
 from gateway.workers.stores import OwnerBooks, OwnerLeases, OwnerStore
 
 
@@ -48,6 +51,11 @@ class Lent:
         self.cache: Cache = WorkerCache(contact, memory, shared, ttl=config.cache.ttl)
         self.usage: Store = place.opened(config.usage, self.link)  # any number of processes can write to it
         self.shelf = Shelf(Path(orders.pictures))
+        own = own_memory(config)
+        rest = config.images.max_decoded - count * own
+        self.budgets: Mapping[Purpose, Budget] | None = {
+            purpose: LentBudget(own, rest, contact, purpose) for purpose in get_args(Purpose)
+        }
         self.decoders: int | None = max(1, processors() // count)
         self.engines: Mapping[str, Engine] = {
             name: LentEngine(

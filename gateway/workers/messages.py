@@ -13,6 +13,7 @@ from gateway.auth import Caller, Key
 from gateway.cache import Selection
 from gateway.config import Config
 from gateway.engine import Status
+from gateway.images.budget import Purpose
 from gateway.quota import Outcome, Wanted
 from gateway.values import from_text, to_text
 from gateway.wire import Amount
@@ -43,6 +44,13 @@ class Lease(Message, frozen=True):
     """To be the one who makes an answer. Lent; answered by `Done`."""
 
     name: str
+
+
+class Memory(Message, frozen=True):
+    """So many bytes of the memory for pictures. Lent; answered by `Done`, in the order of asking."""
+
+    purpose: Purpose
+    size: int
 
 
 class EnsureReady(Message, frozen=True):
@@ -88,7 +96,7 @@ class Gather(Message, frozen=True):
     about: bytes
 
 
-Wish = Use | Lease | EnsureReady | DeathNoticed | Charge | Find | Forget | Count | Gather
+Wish = Use | Lease | Memory | EnsureReady | DeathNoticed | Charge | Find | Forget | Count | Gather
 
 
 # --- what a worker says ---

@@ -36,6 +36,7 @@ price = { pictures = "0.000125" }
 FROM_WORKER: list[Message] = [
     messages.Call(7, messages.Use("demo", 1.5)),
     messages.Call(2**40, messages.Lease("team:x")),
+    messages.Call(1, messages.Memory("decoded", 2**40)),
     messages.Call(1, messages.EnsureReady("demo", 0.0)),
     messages.Call(1, messages.DeathNoticed("demo")),
     messages.Call(1, messages.Charge(CALLER, Wanted(requests=1, place="p"))),

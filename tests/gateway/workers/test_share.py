@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from gateway import config
-from gateway.workers.share import share
+from gateway.workers.share import own_memory, share
 
 
 @pytest.mark.parametrize("workers", [2, 3, 7])
@@ -21,7 +21,7 @@ def test_all_shares_together_are_what_is_configured(tmp_path: Path, workers: int
     for name in ("max_requests", "max_connections"):
         assert 0 <= workers * getattr(part.server, name) - getattr(whole.server, name) < workers
     assert workers * part.server.max_bytes_in_flight <= whole.server.max_bytes_in_flight
-    assert workers * part.images.max_decoded <= whole.images.max_decoded
+    assert 0 < workers * own_memory(whole) <= whole.images.max_decoded // 8
     owners = 0 if redis else whole.cache.max_bytes // 2
     assert whole.cache.max_bytes - workers < workers * part.cache.max_bytes + owners <= whole.cache.max_bytes
-    assert (part.engines, part.keys, part.models) == (whole.engines, whole.keys, whole.models)
+    assert (part.images, part.engines, part.models) == (whole.images, whole.engines, whole.models)
