@@ -9,10 +9,12 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
+import aiohttp
 import pytest
 
 from tests import pictures
@@ -201,8 +203,8 @@ async def test_what_is_under_way_is_finished_before_the_end(tmp_path: Path, engi
 
 def test_two_models_take_turns_in_one_place(tmp_path: Path) -> None:
     """Asked for by both workers at once, with a place for one: each gets its answers, and never are two loaded."""
-    with running_server(tmp_path, settings=TWO + TWIN) as server, ThreadPoolExecutor(8) as threads:
-        names = ["demo", "twin"] * 2
+    with running_server(tmp_path, settings=TWO + TWIN) as server, ThreadPoolExecutor(2) as threads:
+        names = ["demo", "twin"]
         waiting = [threads.submit(chat, server, FRESH, model=name, messages=PICTURE) for name in names]
         answers = [each.result() for each in waiting]
         states = {
@@ -211,33 +213,49 @@ def test_two_models_take_turns_in_one_place(tmp_path: Path) -> None:
             if entry["id"] in ("demo", "twin")
         }
 
-        assert [answer.status for answer in answers] == [200] * 4
+        assert [answer.status for answer in answers] == [200] * 2
         assert len({answer.json()["choices"][0]["message"]["content"] for answer in answers}) == 1
         assert sorted(states.values()) in (["ready", "stopped"], ["ready", "stopping"])
         assert len(server.engine_pids()) == 1
 
 
 @pytest.mark.parametrize("with_redis", [False, True], ids=["owner", "redis"])
-def test_what_is_removed_is_gone_for_all_workers_at_once(tmp_path: Path, with_redis: bool) -> None:
+async def test_what_is_removed_is_gone_for_all_workers_at_once(tmp_path: Path, engine: Fake, with_redis: bool) -> None:
     """Kept answers are found by both, counted for both, and removed from both, copies in their own memory included."""
-    with ExitStack() as stack:
-        cache = f'[cache]\nredis = "{stack.enter_context(running_redis(tmp_path)).url}"\n' if with_redis else ""
-        settings = TWO + cache + section("root", "root", "admin = true")
-        environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-        server = stack.enter_context(
-            running_server(tmp_path, settings=settings, environ=environ, module="tests.flows.patient")
-        )
-        root = with_key("root")
-        first = [chat(server, root, messages=PICTURE).headers["x-altgate-cache"] for _ in range(4)]
-        report = send(server, "GET", "/admin/cache", headers=root).json()
-        removed = send(server, "DELETE", "/admin/cache?model=demo", headers=root).json()
-        afterwards = [chat(server, root, messages=PICTURE).headers["x-altgate-cache"] for _ in range(4)]
+    engine.go.set()
+    root = with_key("root")
+    with running_redis(tmp_path) if with_redis else nullcontext() as redis:
+        settings = section("root", "root", "admin = true")
+        cache = f'redis = "{redis.url}"' if redis is not None else ""
+        async with (
+            gateways(tmp_path, engine, workers=2, cache=cache, settings=settings) as (server,),
+            clients() as session,
+        ):
+            first = await asked_four_times(session, server)
+            report = send(server, "GET", "/admin/cache", headers=root).json()
+            removed = send(server, "DELETE", "/admin/cache?model=m", headers=root).json()
+            afterwards = await asked_four_times(session, server)
 
     assert first == afterwards == ["miss", "hit", "hit", "hit"]
     assert (report["hits"], report["misses"], report["memory"]["complete"]) == (3, 1, True)
     shared = "redis" if with_redis else "memory"
     assert (report[shared]["entries"], removed[shared]["entries"]) == (1, 1)
     assert with_redis or report["redis"] is removed["redis"] is None
+
+
+async def asked_four_times(session: aiohttp.ClientSession, server: Server) -> list[str]:
+    """What the cache says of one request, each time by the next worker, once the first answer is kept."""
+    root = with_key("root")
+    first = await ask(session, server, root)
+    async with asyncio.timeout(30):
+        while kept(send(server, "GET", "/admin/cache", headers=root).json()) != 1:
+            await asyncio.sleep(0.01)
+    return [first.cache, *[(await ask(session, server, root)).cache for _ in range(3)]]
+
+
+def kept(report: dict[str, Any]) -> int:
+    """How many answers the workers have in common."""
+    return int((report["redis"] or report["memory"])["entries"])
 
 
 def test_new_keys_hold_for_all_workers(tmp_path: Path) -> None:
