@@ -20,11 +20,13 @@ from gateway.errors import (
     render,
 )
 from gateway.limits import Gate
+from gateway.logs.line import RequestLine
 from gateway.metrics.counts import Counts
 from gateway.metrics.scrape import Scrape
 from gateway.metrics.teller import Counting, Routes
-from gateway.middleware import Admission, Authentication, Limits, Recording, access_line, record_of
+from gateway.middleware import Admission, Authentication, Limits, Recording, record_of
 from gateway.parts import Parts
+from gateway.record import Teller
 from gateway.reload import KeySource
 from gateway.routes import admin, chat, health, metrics, models, usage
 
@@ -76,8 +78,12 @@ def create_app(config: Config, parts: Parts, key_file: KeySource) -> ASGIApp:
     app = Limits(app, parts.books)
     open_paths = health.OPEN_PATHS | metrics.PATHS if config.server.metrics == "open" else health.OPEN_PATHS
     app = Authentication(app, keyring, open_paths=open_paths)
-    counting = Counting(counts, Routes(route.path for route in served.routes))
-    return Recording(app, [counting, access_line, parts.ledger.teller(chat.PATHS)])
+    tellers: list[Teller] = [
+        Counting(counts, Routes(route.path for route in served.routes)),
+        RequestLine(quiet=health.OPEN_PATHS | metrics.PATHS),
+        parts.ledger.teller(chat.PATHS),
+    ]
+    return Recording(app, tellers, keeps_prompts=config.log.prompts)
 
 
 def respond(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:

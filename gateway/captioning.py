@@ -113,6 +113,8 @@ class Captioner:
         route = routing.choose(request.model, caller.visible(self.models), self.presets)
         preset = self._preset(request, route.preset)
         record.model, record.preset = route.model.name, preset.name if preset else None
+        if record.keeps_prompt:
+            record.prompt = wire.texts_of(request)
         question = asked.upstream(request, route.model, preset)
         promises.ensure_possible(question, route.model)
         record.enter("fetch")

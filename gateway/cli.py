@@ -14,6 +14,7 @@ import click
 from gateway import __version__, administration, auth, banner, doctor
 from gateway.config import DEFAULT_FILE, Config, load, read
 from gateway.environment import CLIENT_KEY
+from gateway.logs.settings import LogConfig
 from gateway.values import ConfigError
 
 with_config = click.option(
@@ -33,21 +34,22 @@ def main() -> None:
 @with_config
 def serve(host: str | None, port: int | None, file: Path | None) -> None:
     """Serve chat completions until interrupted."""
-    from gateway.reload import KeyFile  # noqa: PLC0415 - this and those below take long to import, and only this needs them
+    from gateway.logs import pipeline  # noqa: PLC0415 - this and those below take long to import, and only this needs them
+    from gateway.reload import KeyFile  # noqa: PLC0415
 
     given: dict[str, object] = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
     flags: dict[str, dict[str, object]] = {"server": given} if given else {}
     key_file = KeyFile(file or DEFAULT_FILE, partial(read, file, os.environ, flags))
     config = _loaded(file, flags)
-    log_to_stderr(logging.INFO)
-    if config.server.workers > 1:
-        from gateway.workers import owner  # noqa: PLC0415 - it needs no web framework, for it answers no request
+    with pipeline.running(config.log):
+        if config.server.workers > 1:
+            from gateway.workers import owner  # noqa: PLC0415 - it needs no web framework, for it answers no request
 
-        owner.run(config, key_file)
-    else:
-        from gateway import server  # noqa: PLC0415
+            owner.run(config, key_file)
+        else:
+            from gateway import server  # noqa: PLC0415
 
-        server.run(config, key_file)
+            server.run(config, key_file)
 
 
 @main.command()
@@ -58,14 +60,17 @@ def serve(host: str | None, port: int | None, file: Path | None) -> None:
 @with_config
 def caption(pictures: tuple[str, ...], model: str | None, as_json: bool, verbose: bool, file: Path | None) -> None:
     """Caption PICTURES, files or URLs, without a server."""
+    from gateway.logs import pipeline  # noqa: PLC0415 - as above
+
     config = _loaded(file, {})
-    log_to_stderr(logging.ERROR)
     if sys.stderr.isatty():
         logging.getLogger("gateway.progress").setLevel(logging.INFO)
     chosen = model or next(iter(config.engines.preload), config.models[0].name)
     if chosen == "demo" and model is None:
         click.echo("(model demo: it knows drawn shapes; for photographs add --model blip-base)", err=True)
-    if not asyncio.run(_print_captions(config, chosen, pictures, as_json=as_json, verbose=verbose)):
+    with pipeline.running(LogConfig(level="error", format="text", prompts=config.log.prompts)):
+        well = asyncio.run(_print_captions(config, chosen, pictures, as_json=as_json, verbose=verbose))
+    if not well:
         sys.exit(1)
 
 
@@ -227,13 +232,6 @@ def _loaded(file: Path | None, flags: dict[str, dict[str, object]]) -> Config:
         return load(file, os.environ, flags)
     except ConfigError as error:
         raise click.ClickException(str(error)) from None
-
-
-def log_to_stderr(level: int) -> None:
-    """Has this process log, from that level on."""
-    logging.basicConfig(
-        level=level, stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S"
-    )
 
 
 if __name__ == "__main__":

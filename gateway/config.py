@@ -23,6 +23,7 @@ from gateway.images.plan import Resize, most_decoded
 from gateway.images.policy import host_rule
 from gateway.images.sniff import Format
 from gateway.images.url import UrlError
+from gateway.logs.settings import LogConfig
 from gateway.redis import address
 from gateway.usage.settings import Price, UsageConfig
 from gateway.values import Bytes, ConfigError, Seconds, from_text
@@ -146,6 +147,7 @@ class Config(Struct, frozen=True, kw_only=True):
     cache: CacheConfig
     engines: EnginesConfig
     usage: UsageConfig
+    log: LogConfig
     models: tuple[Model, ...]
     keys: tuple[Key, ...]
     wanted: frozenset[str]
@@ -159,6 +161,7 @@ class _Sections(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     cache: CacheConfig = CacheConfig()
     engines: EnginesConfig = EnginesConfig()
     usage: UsageConfig = UsageConfig()
+    log: LogConfig = LogConfig()
     models: dict[str, ModelConfig] = {}
     keys: dict[str, KeyConfig] = {}
 
@@ -206,6 +209,7 @@ def read(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, Mapp
         cache=sections.cache,
         engines=sections.engines,
         usage=sections.usage,
+        log=sections.log,
         models=known,
         keys=keys(sections.keys, routing.table(known)),
         wanted=frozenset([*sections.models, *sections.engines.preload]),
@@ -277,6 +281,7 @@ def _known_keys(path: str) -> tuple[str, ...]:
         "cache": CacheConfig.__struct_fields__,
         "engines": EnginesConfig.__struct_fields__,
         "usage": UsageConfig.__struct_fields__,
+        "log": LogConfig.__struct_fields__,
     }
     if path.startswith("models.") and path.endswith(".price"):
         return Price.__struct_fields__

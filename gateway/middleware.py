@@ -42,16 +42,17 @@ LOCAL_ORIGIN = re.compile(r"https?://(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1
 class Recording:
     """Opens a record for every request, stamps its answer with id and times, and has it told of at the end."""
 
-    def __init__(self, app: ASGIApp, tellers: Sequence[Teller]) -> None:
+    def __init__(self, app: ASGIApp, tellers: Sequence[Teller], *, keeps_prompts: bool = False) -> None:
         self._app = app
         self._tellers = tellers
+        self._keeps_prompts = keeps_prompts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Stamps the answer's headers."""
         if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return
-        record = Record(method=scope["method"], path=scope["path"])
+        record = Record(method=scope["method"], path=scope["path"], keeps_prompt=self._keeps_prompts)
         scope.setdefault("state", {})["record"] = record
         begun = False
 
@@ -87,16 +88,6 @@ def record_of(scope: Scope) -> Record:
     """What is known of a request."""
     record: Record = scope["state"]["record"]
     return record
-
-
-def access_line(record: Record) -> None:
-    """One line in the log: method, path without its query, status, time, id, the key's name, what was done to pictures.
-
-    Never a header of the client's, and never a body.
-    """
-    path = record.path.encode("unicode_escape").decode()[:200]
-    line = f"{record.method} {path} {record.status} {record.seconds * 1000:.1f} ms {record.id}"
-    log.info("%s", f"{line} {record.caller.key_id or '-'} {', '.join(record.notes)}".rstrip())
 
 
 class Authentication:

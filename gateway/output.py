@@ -7,11 +7,14 @@ from collections import deque
 from collections.abc import Callable
 
 from gateway.life import Health
+from gateway.logs.settings import MODEL
 
 log = logging.getLogger(__name__)
 
 TAIL_LINES = 20
 PUBLIC_MARK = "altgate: "  # a child's last line that begins so may be shown to a client
+LEVEL = re.compile(r"(?<![A-Z])(DEBUG|INFO|WARNING|ERROR|CRITICAL)(?![A-Z])")  # as Python's programs name theirs
+LEVEL_WITHIN = 60  # characters: further on it is a word like any other
 LOADING_LINE = re.compile(r"altgate-loading: (?P<phase>[\w ]{1,40}) (?P<progress>[01](\.\d{1,6})?)")  # how far it is
 
 
@@ -34,7 +37,7 @@ class Output:
             self._on_loading(Health(ready=False, phase=loading["phase"], progress=done))
         elif line:
             self._tail.append(line)
-            log.info("%s: %s", self._name, line)
+            log.log(_level(line), "%s: %s", self._name, line, extra={MODEL: self._name})
 
     @property
     def last_lines(self) -> str:
@@ -49,3 +52,9 @@ class Output:
         if code == -signal.SIGKILL:
             return "its engine was killed while it started, as happens when memory runs out; free some or use less"
         return f"its engine ended with exit code {code} while it started; the gateway's log has its last lines"
+
+
+def _level(line: str) -> int:
+    """The level that a line says of itself."""
+    found = LEVEL.search(line, 0, LEVEL_WITHIN)
+    return logging.getLevelNamesMapping()[found[1]] if found else logging.INFO

@@ -31,7 +31,7 @@ class Record(Struct, kw_only=True):
     `model` is the model's own name, `digests` and `picture_bytes` are of its pictures as they came, `notes` say what is
     done to each; `cache` is None where no answer was looked for; `usage` is the answer's, whoever made it; `saved` is
     how long making it took where it was made for somebody else; `error` is the code of the error that the client was
-    told. Times are in seconds, by `time.perf_counter`.
+    told; `prompt` is what the client wrote, where it is to be kept. Times are in seconds, by `time.perf_counter`.
     """
 
     method: str = ""
@@ -48,6 +48,8 @@ class Record(Struct, kw_only=True):
     cache: CacheResult | None = None
     usage: Usage | None = None
     saved: float | None = None
+    keeps_prompt: bool = False
+    prompt: str | None = None
     status: int = CLIENT_LEFT
     error: str | None = None
     seconds: float = 0.0

@@ -18,6 +18,7 @@ from yarl import URL
 
 from gateway import wire
 from gateway.errors import EngineFault, EngineTimeout, EngineUnavailable, GatewayError, InvalidRequest, Overloaded
+from gateway.logs.settings import WORDS
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ END_PATIENCE = 0.1  # seconds
 DONE = b"[DONE]"
 
 LONGEST_MESSAGE = 500  # characters
-LONGEST_LOGGED = 200  # of an engine's words, which may be a client's
+LONGEST_LOGGED = 200  # of an engine's words
 WORD = re.compile(r"[\w.\[\]-]{1,100}")
 PICTURES = re.compile(r"(?:data|file):[^\s\"']*|[\w+/=-]{65,}")  # and what may be base64, but no digest
 UNREADABLE = (ValueError, RecursionError)  # what msgspec raises: of what is no JSON, no UTF-8 or nested too deeply
@@ -55,9 +56,14 @@ class _ErrorBody(Struct, frozen=True):
     code: str | int | None = None
 
     @property
-    def for_the_log(self) -> str:
-        """What the operator is told."""
-        return f"{self.type}, {self.code}: {self.message[:LONGEST_LOGGED]}"
+    def words(self) -> dict[str, str]:
+        """What it says, for a log that may repeat what may be a client's."""
+        return {WORDS: self.message[:LONGEST_LOGGED]}
+
+    @property
+    def kind(self) -> str:
+        """What the operator is told in any case."""
+        return f"{self.type}, {self.code}"
 
 
 class _Envelope(Struct, frozen=True):
@@ -133,7 +139,7 @@ async def refusal(response: Response, name: str, secret: str = "") -> GatewayErr
         return Overloaded(f"The engine of '{name}' has too much to do. Try again soon.", retry_after=retry_after)
     if status in MENDABLE:
         return _refused(error, name, status)
-    log.error("%s: answered %s: %s", name, status, error.for_the_log)
+    log.error("%s: answered %s: %s", name, status, error.kind, extra=error.words)
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         return EngineUnavailable(f"The engine of '{name}' is not ready. Try again soon.", retry_after=retry_after)
     return EngineFault(f"The engine of '{name}' failed on this request; the gateway's log says more.")
@@ -142,7 +148,7 @@ async def refusal(response: Response, name: str, secret: str = "") -> GatewayErr
 def _refused(error: _ErrorBody, name: str, status: int) -> InvalidRequest:
     """The client's fault in the engine's words, unless these are a library's: they tell of insides, and help nobody."""
     if not 0 < len(error.message) <= LONGEST_MESSAGE or UNPRESENTABLE.search(error.message):
-        log.warning("%s: answered %s: %s", name, status, error.for_the_log)
+        log.warning("%s: answered %s: %s", name, status, error.kind, extra=error.words)
         return InvalidRequest(
             f"The engine of '{name}' cannot do what this request asks for. Ask for less, or otherwise."
         )
@@ -199,7 +205,7 @@ def _broken_off(data: bytes, name: str, secret: str) -> EngineFault:
     error = _error(data, secret)
     if not error.message:
         return no_answer(name)
-    log.error("%s: error in mid-stream: %s", name, error.for_the_log)
+    log.error("%s: error in mid-stream: %s", name, error.kind, extra=error.words)
     return EngineFault(f"The engine of '{name}' failed in the middle of its answer. Try again.")
 
 

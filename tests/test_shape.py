@@ -43,6 +43,8 @@ PURE = (
     "gateway/turns.py",
     "gateway/breaker.py",
     "gateway/bucket.py",
+    "gateway/logs/scrub.py",
+    "gateway/logs/settings.py",
     "gateway/launch.py",
     "gateway/workers/messages.py",
     "gateway/workers/share.py",

@@ -32,6 +32,11 @@ class Sample(Struct, frozen=True, array_like=True):
     values: tuple[float, ...]
 
 
+def one(metric: Metric, value: float, *labels: str) -> Sample:
+    """The sample of a counter or a gauge."""
+    return Sample(metric.name, labels, (float(value),))
+
+
 encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder(list[Sample]).decode
 

@@ -194,6 +194,9 @@ REDIS_UP = _metric("gauge", "altgate_redis_up", "1 where Redis answers; absent w
 # --- the process ---
 
 INFO = _metric("gauge", "altgate_info", "Always 1; the version is in the label.", "version", merge="max")
+LOG_DROPPED = _metric(
+    "counter", "altgate_log_lines_dropped_total", "Lines of the log that nobody took: its pipe was full."
+)
 CPU_SECONDS = _metric("counter", "process_cpu_seconds_total", "Processor time of the gateway's own processes.")
 RESIDENT_BYTES = _metric("gauge", "process_resident_memory_bytes", "Memory of the gateway's own processes.")
 OPEN_FDS = _metric("gauge", "process_open_fds", "Open files and connections.")

@@ -1,9 +1,12 @@
-"""One scrape: this process's samples."""
+"""One scrape: the samples of this process, or of all that are one gateway."""
 
 import asyncio
+from collections.abc import Sequence
 
+from gateway.errors import EngineUnavailable
 from gateway.limits import Gate
-from gateway.metrics.counts import Counts, Sample
+from gateway.metrics import METRICS
+from gateway.metrics.counts import Counts, Sample, decode, encode, merged
 from gateway.metrics.exposition import exposed
 from gateway.metrics.readings import readings
 from gateway.parts import Parts
@@ -16,11 +19,30 @@ class Scrape:
         self._counts = counts
         self._parts = parts
         self._gate = gate
+        self._siblings = parts.common.siblings
+        if self._siblings is not None:
+            self._siblings.answers[METRICS] = self._own
 
     def samples(self) -> list[Sample]:
         """Everything that is known of this process."""
         return [*self._counts.samples(), *readings(self._parts, self._gate)]
 
     async def exposed(self) -> bytes:
-        """The answer to a scrape; written aside, so that requests do not wait for it."""
-        return await asyncio.to_thread(exposed, self.samples())
+        """The answer to a scrape; written aside, so that requests do not wait for it.
+
+        Raises:
+            EngineUnavailable: a worker does not answer. Without its numbers, what is counted would seem to go back.
+        """
+        if self._siblings is None:
+            return await asyncio.to_thread(exposed, self.samples())
+        told = await self._siblings.gather(METRICS)
+        if told.missing:
+            raise EngineUnavailable("A worker of this gateway does not answer. Scrape again.")
+        return await asyncio.to_thread(_merged, told.answers)
+
+    async def _own(self, _: bytes) -> bytes:
+        return encode(self.samples())
+
+
+def _merged(answers: Sequence[bytes]) -> bytes:
+    return exposed(merged(map(decode, answers)))

@@ -63,6 +63,7 @@ from gateway.wire.requests import (
     TemplateArguments,
     TextPart,
     pictures_of,
+    texts_of,
 )
 from gateway.wire.tools import (
     MAX_TOOLS,
@@ -151,4 +152,5 @@ __all__ = [
     "event",
     "pictures_of",
     "read_request",
+    "texts_of",
 ]

@@ -140,6 +140,12 @@ class ChatRequest(Options, frozen=True, kw_only=True, omit_defaults=True):
     chat_template_kwargs: TemplateArguments | None = None
 
 
+def texts_of(request: ChatRequest) -> str:
+    """All that is written in the request's messages, a line each."""
+    parts = (part for message in request.messages for part in message.content)
+    return "\n".join(part.text for part in parts if isinstance(part, TextPart))
+
+
 def pictures_of(request: ChatRequest) -> list[tuple[str, PicturePart]]:
     """Every picture of the request in order, each with its JSON path."""
     return [

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import ExitStack, asynccontextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from typing import get_args
 
@@ -13,6 +14,10 @@ from gateway.images.budget import Budget, Purpose
 from gateway.images.shelf import MEMORY, PREFIX
 from gateway.leases import LocalLeases
 from gateway.machine import Machine, all_running
+from gateway.metrics import METRICS, declared
+from gateway.metrics.counts import encode, one
+from gateway.metrics.engines import engine_readings
+from gateway.metrics.process import process_readings
 from gateway.quota import LocalBooks
 from gateway.workers.messages import Respond
 from gateway.workers.share import own_memory
@@ -31,7 +36,7 @@ class House:
         self.store = MemoryStore(max_bytes=config.cache.max_bytes // 2)  # the other half is for the workers' copies
         lent = config.images.max_decoded - config.server.workers * own_memory(config)
         self.memory: Mapping[Purpose, Budget] = {purpose: Budget(lent) for purpose in get_args(Purpose)}
-        self.answers: dict[str, Respond] = {}
+        self.answers: dict[str, Respond] = {METRICS: self._metrics}
 
     def statuses(self) -> dict[str, Status]:
         """What each engine is doing."""
@@ -41,6 +46,13 @@ class House:
         """Has `tell` called whenever one of the statuses may have changed."""
         for engine in self.engines.values():
             engine.process.on_news = tell
+
+    async def _metrics(self, _: bytes) -> bytes:
+        """How its engines stand, what it keeps, and itself; all else is the workers' to say."""
+        kept = self.store.amount
+        own = [one(declared.CACHE_BYTES, kept.bytes), one(declared.CACHE_ENTRIES, kept.entries), *process_readings()]
+        engines = (engine_readings(name, engine) for name, engine in self.engines.items())
+        return encode([*own, *chain.from_iterable(engines)])
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

@@ -1,7 +1,6 @@
 """A worker: the gateway as it is with one process, which gets its connections from the owner."""
 
 import asyncio
-import logging
 import os
 import socket
 import sys
@@ -12,7 +11,7 @@ from typing import Any
 import uvicorn
 
 from gateway.app import create_app
-from gateway.cli import log_to_stderr
+from gateway.logs import pipeline
 from gateway.parts import Parts
 from gateway.server import settings
 from gateway.workers import messages
@@ -27,8 +26,12 @@ ORPHANED = 70  # the exit code of a worker whose owner is gone: nobody sees it
 def main() -> None:
     """Serves until the owner says SIGTERM, or is gone."""
     channel, door = socket.socket(fileno=sys.stdin.fileno()), socket.socket(fileno=int(sys.argv[1]))
-    log_to_stderr(logging.INFO)
     orders = _orders(channel)
+    with pipeline.running(orders.config.log):
+        _serve(orders, channel, door)
+
+
+def _serve(orders: Orders, channel: socket.socket, door: socket.socket) -> None:
     config = share(orders.config)
     contact = Contact(channel, orders, lost=partial(os._exit, ORPHANED))
     parts = Parts(config, port=orders.port, common=Lent(contact, orders, config))

@@ -90,6 +90,30 @@ def test_it_can_be_open_to_scrapers_without_a_key(tmp_path: Path) -> None:
         assert [send(running, "GET", path).status for path in ("/metrics/", "/v1/models", "/admin/cache")] == [401] * 3
 
 
+async def test_several_workers_are_scraped_as_one(tmp_path: Path) -> None:
+    """Whichever of them is asked, what all have counted is added up, and what is one for all stands once."""
+    async with (
+        Fake().running() as engine,
+        gateways(tmp_path, engine, workers=2) as (server,),
+        clients() as session,
+    ):
+        for number in range(8):
+            await ask(session, server, messages=[{"role": "user", "content": f"{number}"}])
+        scrapes = []
+        for _ in range(2):
+            async with session.get(f"{server.root}/metrics") as response:
+                scrapes.append(lines(await response.read()))
+
+    for read in scrapes:
+        assert read["altgate_requests_total miss m /chat/completions 200"] == 8
+        assert read["altgate_model_seconds_count m"] == 8
+        assert read["altgate_cache_results_total miss"] == 8
+        assert read["altgate_info 0.1.0"] == read["altgate_engine_state m ready"] == read["altgate_replica_up m 0"] == 1
+        assert read["altgate_engine_state demo stopped"] == 1
+        assert read["altgate_engine_restarts_total demo"] == 0
+    assert scrapes[1]["process_cpu_seconds_total"] >= scrapes[0]["process_cpu_seconds_total"] > 0
+
+
 async def test_a_stream_that_breaks_off_is_counted_as_a_refusal(tmp_path: Path) -> None:
     """Though its status was 200; how the server elsewhere stands can be read as well."""
     async with Fake().running() as engine, gateways(tmp_path, engine) as (server,), clients() as session:

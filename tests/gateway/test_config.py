@@ -12,6 +12,7 @@ from gateway.auth import Caller, Key, KeyConfig
 from gateway.catalogue import Model
 from gateway.config import load
 from gateway.inventory import is_folder
+from gateway.logs.settings import LogConfig
 from gateway.usage.settings import Price, UsageConfig
 from gateway.values import Bytes, ConfigError, Money, Seconds, from_text
 
@@ -22,6 +23,7 @@ SECTIONS: Mapping[str, type[msgspec.Struct]] = {
     "cache": config.CacheConfig,
     "engines": config.EnginesConfig,
     "usage": UsageConfig,
+    "log": LogConfig,
 }
 
 UNSET = {

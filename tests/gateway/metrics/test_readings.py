@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gateway.engine import Engine
 from gateway.metrics.counts import Sample
-from gateway.metrics.readings import engine_readings
+from gateway.metrics.engines import engine_readings
 from tests.flows.test_swapping import stand_ins
 from tests.gateway.remote.servers import Fake, serving
 from tests.gateway.test_local import request, until

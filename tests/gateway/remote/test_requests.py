@@ -115,8 +115,9 @@ async def test_a_server_that_repeats_the_key_does_not_give_it_away(
         with pytest.raises(GatewayError) as streamed:
             await read(running)
 
-    assert "bad key ***" in caplog.text
-    assert KEY not in f"{caplog.text} {whole.value!r} {streamed.value!r} {running!r} {running.status!r}"
+    said = [record.__dict__["words"] for record in caplog.records if "words" in record.__dict__]
+    assert "bad key ***" in said
+    assert KEY not in f"{caplog.text} {said} {whole.value!r} {streamed.value!r} {running!r} {running.status!r}"
 
 
 async def test_odd_but_legal_answers_are_read(fake: Fake) -> None:
@@ -160,7 +161,7 @@ async def test_an_engine_that_echoes_its_request_fills_neither_log_nor_answer(
         with pytest.raises(EngineFault):
             await read(running)
 
-    told = f"{whole.value} {caplog.text}"
+    told = f"{whole.value} {caplog.text} {[record.__dict__.get('words') for record in caplog.records]}"
     assert len(told) < 1000
     assert PICTURE[:40] not in told
 

@@ -1,0 +1,76 @@
+"""The line that the log has of each request."""
+
+from collections.abc import Collection
+from functools import lru_cache
+from typing import Any
+
+import structlog
+
+from gateway.logs.scrub import printable, scrubbed
+from gateway.record import Record
+
+LONGEST_PATH = 200  # characters
+SMALLEST_ERROR = 400
+
+
+class RequestLine:
+    """Writes it. A `Teller`.
+
+    It has what was done, for people in a sentence and for machines in fields; never a header of the client's, the query
+    of its URL, or a body. What goes well at one of the `quiet` paths is said at debug level.
+    """
+
+    def __init__(self, quiet: Collection[str]) -> None:
+        self._quiet = quiet
+        self._log = structlog.get_logger().bind()
+
+    def __call__(self, record: Record) -> None:
+        """Writes one."""
+        is_quiet = record.path in self._quiet and record.status < SMALLEST_ERROR
+        (self._log.debug if is_quiet else self._log.info)(_sentence(record), **_fields(record))
+
+
+def _sentence(record: Record) -> str:
+    what = _shown(record.method, record.path)
+    name = f"{record.model}:{record.preset}" if record.preset else record.model
+    words = [", ".join(record.notes), name, record.cache, record.error]
+    return " ".join(
+        [
+            f"{what} {record.status} {record.seconds * 1000:.1f} ms {record.id} {record.caller.key_id or '-'}",
+            *filter(None, words),
+        ]
+    )
+
+
+@lru_cache(maxsize=1024)
+def _shown(method: str, path: str) -> str:
+    return printable(scrubbed(f"{method} {path}")).replace("\n", "\\n")[:LONGEST_PATH]
+
+
+def _fields(record: Record) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "id": record.id,
+        "request": _shown(record.method, record.path),
+        "status": record.status,
+        "ms": _milliseconds(record.seconds),
+        "key": record.caller.key_id,
+        "team": record.caller.team,
+        "model": record.model,
+        "preset": record.preset,
+        "cache": record.cache,
+        "error": record.error,
+        "streamed": record.streamed,
+        "digests": record.digests,
+        "picture_bytes": record.picture_bytes,
+        "pictures": record.notes,
+        "stages": {stage: _milliseconds(seconds) for stage, seconds in record.stages.items()},
+        "prompt": record.prompt,
+    }
+    if record.usage is not None:
+        fields["prompt_tokens"] = record.usage.prompt_tokens
+        fields["completion_tokens"] = record.usage.completion_tokens
+    return {name: value for name, value in fields.items() if value}
+
+
+def _milliseconds(seconds: float) -> float:
+    return round(seconds * 1000, 2)

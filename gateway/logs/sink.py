@@ -1,0 +1,59 @@
+"""Where lines go: standard error, or whatever stands in for it. Nobody ever waits for it."""
+
+import os
+import select
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+MOST_WAITING = 2**20  # bytes
+ATOMIC = 4096  # bytes that a pipe takes whole, and takes at all when it says that it can be written to
+LAST = 1.0  # seconds: how long what waits may take at the end
+
+
+class Sink:
+    """Writes lines to a file descriptor that may be a pipe nobody reads: what it does not take waits, up to a bound.
+
+    Lines over the bound are dropped and counted, whole ones only; when all that waited is written, a line that `notice`
+    makes says how many. It is asked whether it takes something because to make it non-blocking would change it for all
+    processes that have it.
+    """
+
+    def __init__(self, descriptor: int, notice: Callable[[int], bytes]) -> None:
+        self._descriptor = descriptor
+        self._notice = notice
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLOUT)
+        self._waiting = bytearray()
+        self._lock = threading.Lock()
+        self._untold = 0
+        self.dropped = 0
+
+    def put(self, line: bytes) -> None:
+        """Writes a line, which has its end, now or with the next one; at worst not at all."""
+        with self._lock:
+            if self._waiting:
+                self._write(0)
+            if len(self._waiting) + len(line) > MOST_WAITING:
+                self.dropped += 1
+                self._untold += 1
+            else:
+                self._waiting += line
+            self._write(0)
+
+    def flush(self) -> None:
+        """Writes what waits, and gives up on it after `LAST` seconds."""
+        ends = time.monotonic() + LAST
+        with self._lock:
+            while self._waiting and (left := ends - time.monotonic()) > 0:
+                self._write(left)
+
+    def _write(self, patience: float) -> None:
+        with suppress(OSError):  # nobody reads any more, and nobody can be told
+            while self._waiting and self._poll.poll(patience * 1000):
+                written = os.write(self._descriptor, self._waiting[:ATOMIC])
+                del self._waiting[:written]
+            if self._untold and not self._waiting:
+                self._waiting += self._notice(self._untold)
+                self._untold = 0

@@ -1,0 +1,92 @@
+"""Nobody waits for whoever reads the log."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.logs.sink import ATOMIC, MOST_WAITING, Sink
+
+LINE = b"x" * 999 + b"\n"
+
+
+def notice(lost: int) -> bytes:
+    """The line about lines that are not there."""
+    return b"lost: %d\n" % lost
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    """Both ends of a pipe: the one to read, the one to write."""
+    ends = os.pipe()
+    yield ends
+    for end in ends:
+        os.close(end)
+
+
+def drained(end: int) -> bytes:
+    """What lies in a pipe."""
+    os.set_blocking(end, False)
+    blocks = []
+    try:
+        while block := os.read(end, 2**20):
+            blocks.append(block)
+    except BlockingIOError:
+        pass
+    return b"".join(blocks)
+
+
+def test_a_line_is_there_at_once(tmp_path: Path) -> None:
+    """A gateway that is killed leaves all that it has said."""
+    file = tmp_path / "log"
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT)
+
+    sink = Sink(descriptor, notice)
+    sink.put(b"one\n")
+    sink.put(b"two" + b"x" * 3 * ATOMIC + b"\n")
+    os.close(descriptor)
+
+    assert file.read_bytes() == b"one\ntwo" + b"x" * 3 * ATOMIC + b"\n"
+
+
+def test_a_pipe_that_nobody_reads_holds_nobody_up(pipe: tuple[int, int]) -> None:
+    """What it does not take waits up to a bound; beyond that lines are dropped, counted, and told of."""
+    sink = Sink(pipe[1], notice)
+    for _ in range(2 * MOST_WAITING // len(LINE)):
+        sink.put(LINE)
+    lost = sink.dropped
+    said = b""
+    for _ in range(2 * MOST_WAITING // ATOMIC):
+        said += drained(pipe[0])
+        sink.put(LINE)
+
+    assert lost > 0
+    assert said.count(notice(lost)) == 1
+    assert {len(line) for line in said.replace(notice(lost), b"").split(b"\n")} <= {0, len(LINE) - 1}
+
+
+def test_a_reader_that_has_gone_is_no_fault(pipe: tuple[int, int]) -> None:
+    """The gateway goes on without a log."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    sink = Sink(writing, notice)
+
+    for _ in range(3):
+        sink.put(LINE)
+    sink.flush()
+    os.close(writing)
+
+
+def test_the_end_waits_for_a_reader_but_not_for_ever(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits is written when there is room; where nobody reads, it is given up."""
+    monkeypatch.setattr("gateway.logs.sink.LAST", 0.05)
+    sink = Sink(pipe[1], notice)
+    for _ in range(100):
+        sink.put(LINE)
+
+    sink.flush()
+    read = len(drained(pipe[0]))
+    sink.flush()
+
+    assert read + len(drained(pipe[0])) == 100 * len(LINE)
