@@ -51,6 +51,8 @@ class House:
         """How its engines stand, what it keeps, and itself; all else is the workers' to say."""
         kept = self.store.amount
         own = [one(declared.CACHE_BYTES, kept.bytes), one(declared.CACHE_ENTRIES, kept.entries), *process_readings()]
+        lent = ((declared.DECODE_BYTES, self.memory["decoding"]), (declared.DECODED_BYTES, self.memory["decoded"]))
+        own += [one(metric, budget.size - budget.free) for metric, budget in lent]
         engines = (engine_readings(name, engine) for name, engine in self.engines.items())
         return encode([*own, *chain.from_iterable(engines)])
 
