@@ -45,6 +45,9 @@ async def test_one_worker_at_a_time_has_a_lease(work: Office) -> None:
     """The next has it when the first gives it back, or ends; other names are other leases."""
     async with work.hired() as here:
         async with work.hired() as there, OwnerLeases(there).held("x"), OwnerLeases(here).held("y"):
+            async with asyncio.timeout(20):
+                for lender in (there, here):  # given back, and had again by another
+                    await _held(OwnerLeases(lender), "given back")
             waiting = asyncio.create_task(_held(OwnerLeases(here), "x"))
             async with OwnerLeases(there).held("z"):  # by when the owner has heard of the one who waits
                 assert not waiting.done()
