@@ -59,7 +59,7 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="turns of each row (%(default)s)")
-    parser.add_argument("--seconds", type=int, default=3, help="seconds of a turn (%(default)s)")
+    parser.add_argument("--seconds", type=int, default=2, help="seconds of a turn (%(default)s)")
     parser.add_argument("--without-litellm", action="store_true", help="measure only ours and the pass-through")
     parser.add_argument("--memory", type=int, metavar="N", help="send N requests with pictures and watch the memory")
     return parser.parse_args()

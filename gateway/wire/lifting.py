@@ -39,8 +39,8 @@ def lifted(body: bytes) -> tuple[bytes, list[str]]:
 
 
 def _plain(body: bytes, start: int, end: int) -> str | None:
-    """The text between two quotes, None where it has escapes or a quote was one."""
-    if body[start - 1 : start] == b"\\" or body.find(b"\\", start, end) >= 0:
+    """The text between two quotes, None where it has escapes."""
+    if body.find(b"\\", start, end) >= 0:
         return None
     try:
         return str(memoryview(body)[start + 1 : end], "ascii")

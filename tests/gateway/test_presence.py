@@ -128,14 +128,17 @@ async def test_a_fault_is_told_though_the_client_has_left() -> None:
         await wait_for_ever(line, fail)
 
 
-@pytest.mark.parametrize("leaves", [False, True])
-async def test_who_ends_the_request_itself_is_not_taken_for_its_client(leaves: bool) -> None:
-    """A server that shuts down cancels the request, also one whose client has left at the same time."""
+@pytest.mark.parametrize("turns", [None, 0, 1, 2])
+async def test_who_ends_the_request_itself_is_not_taken_for_its_client(turns: int | None) -> None:
+    """A server that shuts down cancels the request, also one whose client has left so many turns of the loop before."""
     line = Line()
     request = asyncio.create_task(wait_for_ever(line, lambda: None))
-    await asyncio.sleep(0)  # it has begun
-    if leaves:
+    while not line.watched:
+        await asyncio.sleep(0)
+    if turns is not None:
         line.gone.set()
+    for _ in range(turns or 0):
+        await asyncio.sleep(0)
     request.cancel()
 
     with pytest.raises(asyncio.CancelledError):
