@@ -7,15 +7,17 @@ one leaves, it is ended, all the way into the engine.
 
 import asyncio
 import math
+import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from msgspec import Struct
 
 from gateway.errors import EngineFault, EngineUnavailable
-from gateway.wire import Choice, Chunk, Usage
+from gateway.wire import Choice, Chunk, ChunkChoice, Usage, encode
 
 MAX_KEPT = 4 * 2**20  # bytes of chunks, about
+OBJECTS = 4  # bytes that objects take for each byte of their JSON
 MANY = 2
 
 
@@ -44,8 +46,9 @@ class Flight:
         self._wait = wait
         self._until = self._latest = until
         self._pieces: list[Chunk] = []
-        self._forgotten = 0  # pieces
-        self._bytes = 0
+        self._ends: list[int] = []  # bytes of each piece and all before it
+        self._forgotten = self._forgotten_bytes = 0
+        self._is_paced = False  # whether it waits for a reader
         self._readers: dict[object, int] = {}
         self._news = asyncio.Event()
         self._made: Made | None = None
@@ -68,26 +71,37 @@ class Flight:
         self._latest = max(self._latest, until)
 
     async def publish(self, piece: Chunk) -> None:
-        """Adds a piece. An answer too long to be kept for those to come is made at the pace of its slowest reader."""
+        """Adds a piece. A long answer is made at the pace of its quickest reader, and its beginning is forgotten.
+
+        So nobody who stalls holds up the others: whoever falls behind by half of what is kept may have lost it.
+        """
         self._pieces.append(piece)
-        self._bytes += _weight(piece)
+        self._ends.append(self._end_of(len(self._pieces) - 1) + weight(piece))
         self._tell()
-        if self._bytes > MAX_KEPT:
+        while self._ahead > MAX_KEPT / 2:
+            self._is_paced = True
+            await self._news.wait()
+        self._is_paced = False
+        while len(self._pieces) > 1 and self._ends[-1] - self._forgotten_bytes > MAX_KEPT:
             self.is_open = False
-            while min(self._readers.values(), default=math.inf) < self._end:
-                await self._news.wait()
-            self._forgotten, self._pieces, self._bytes = self._end, [], 0
+            self._forgotten, self._forgotten_bytes = self._forgotten + 1, self._ends.pop(0)
+            del self._pieces[0]
 
     async def pieces(self, until: float) -> AsyncGenerator[Chunk, None]:
         """What was made so far and then the rest; nothing of an answer that comes whole.
 
         Raises:
-            GatewayError: there is no answer, or the engine has not loaded by then.
+            GatewayError: there is no answer, or the engine has not loaded by then, or others have read on too far.
         """
-        reader, at = object(), self._forgotten
+        reader, at = object(), 0
         try:
             while True:
                 self._note(reader, at)
+                if at < self._forgotten:
+                    raise EngineUnavailable(
+                        "The answer is too long to be kept for those who read more slowly than others who have asked "
+                        "for the same. Ask again."
+                    )
                 if at < self._end:
                     yield self._pieces[at - self._forgotten]
                     at += 1
@@ -113,8 +127,18 @@ class Flight:
         """How far a reader has come, which matters where the answer is made at its pace."""
         if self._readers.get(reader) != at:
             self._readers[reader] = at
-            if not self.is_open:
+            if self._is_paced:
                 self._tell()
+
+    @property
+    def _ahead(self) -> int:
+        """How many bytes were made that nobody has read yet, of those who read."""
+        quickest = max(self._readers.values(), default=self._end)
+        return self._ends[-1] - self._end_of(max(0, quickest - self._forgotten))
+
+    def _end_of(self, count: int) -> int:
+        """The bytes up to there: of what is forgotten, and of so many pieces that are kept."""
+        return self._ends[count - 1] if count else self._forgotten_bytes
 
     @property
     def _end(self) -> int:
@@ -210,6 +234,13 @@ class Flights:
             del self._flights[key]
 
 
-def _weight(piece: Chunk) -> int:
+def weight(piece: Chunk) -> int:
     """What a piece costs in bytes, about."""
-    return sum(600 + len(choice.delta.content or "") for choice in piece.choices)
+    return sum(map(_weight, piece.choices))
+
+
+def _weight(choice: ChunkChoice) -> int:
+    delta, words = choice.delta, 600 + sys.getsizeof(choice.delta.content)
+    if choice.logprobs is None and not delta.tool_calls and not delta.refusal:
+        return words
+    return words + OBJECTS * len(encode(choice))

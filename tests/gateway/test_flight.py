@@ -9,8 +9,20 @@ import pytest
 
 from gateway import flight as flights
 from gateway.errors import EngineFault, EngineUnavailable, GatewayError, InvalidRequest
-from gateway.flight import Flight, Flights, Made
-from gateway.wire import AssistantMessage, Choice, Chunk, ChunkChoice, Delta, Usage
+from gateway.flight import Flight, Flights, Made, weight
+from gateway.wire import (
+    AssistantMessage,
+    Choice,
+    Chunk,
+    ChunkChoice,
+    Delta,
+    FunctionDelta,
+    Logprobs,
+    TokenLogprob,
+    ToolCallDelta,
+    TopLogprob,
+    Usage,
+)
 
 EVER = float("inf")
 
@@ -251,36 +263,104 @@ async def test_who_waits_less_for_a_load_does_not_wait_with_the_others() -> None
     assert generation.waits == [30, 0]
 
 
-async def test_what_is_too_long_to_be_kept_is_made_at_the_pace_of_its_slowest_reader(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Its beginning is forgotten once all have it, nobody new comes aboard, and both readers get every piece."""
+async def test_what_is_too_long_to_be_kept_is_made_at_the_pace_of_its_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its beginning is forgotten once it has been read, nobody new comes aboard, and no piece is lost."""
     monkeypatch.setattr(flights, "MAX_KEPT", 100_000)
     words = tuple(str(number) * 2_000 for number in range(1_000, 1_500))
     table, generation = Flights(), Generation(pieces=words)
-    slow: list[str] = []
-    quick: list[str] = []
+    heard: list[str] = []
     held = asyncio.Event()
 
     async def reads_slowly() -> None:
         async with table.aboard("k", generation, wait=None, until=EVER) as (flight, _):
             async for chunk in flight.pieces(EVER):
-                await held.wait()
-                slow.extend(choice.delta.content or "" for choice in chunk.choices)
+                if len(heard) == 20:
+                    await held.wait()
+                heard.extend(choice.delta.content or "" for choice in chunk.choices)
+                assert sum(map(weight, flight._pieces)) < 110_000
 
-    tasks = [asyncio.ensure_future(reads_slowly()), asyncio.ensure_future(streamed(table, generation, quick))]
-    await until(lambda: len(quick) >= 12)
-    for _ in range(100):
-        await asyncio.sleep(0)
-    ahead = len(quick)
+    task = asyncio.ensure_future(reads_slowly())
+    await until(lambda: "k" in table and not table._flights["k"].is_open)
     other = asyncio.ensure_future(streamed(table, generation, []))
     await until(lambda: generation.calls == 2)
     held.set()
     generation.go.set()
-    await asyncio.gather(*tasks, other)
+    await asyncio.gather(task, other)
 
-    assert ahead < 20  # of 8,000 bytes each
-    assert tuple(slow) == tuple(quick) == words
+    assert tuple(heard) == words
+
+
+async def test_a_reader_who_stalls_holds_up_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what is too long to be kept for it, the other is given every piece meanwhile; it is told when it goes on."""
+    monkeypatch.setattr(flights, "MAX_KEPT", 100_000)
+    words = tuple(str(number) * 2_000 for number in range(1_000, 1_500))
+    table, generation = Flights(), Generation(pieces=words)
+    quick: list[str] = []
+    held = asyncio.Event()
+
+    async def stalls() -> None:
+        async with table.aboard("k", generation, wait=None, until=EVER) as (flight, _):
+            async for _ in flight.pieces(EVER):
+                await held.wait()
+
+    stalled, other = asyncio.ensure_future(stalls()), asyncio.ensure_future(streamed(table, generation, quick))
+    generation.go.set()
+    assert tuple(await other) == words
+    held.set()
+
+    with pytest.raises(EngineUnavailable, match="too long to be kept"):
+        await stalled
+
+
+async def test_a_reader_a_little_slower_than_another_is_given_every_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as it is not further behind than what is kept."""
+    monkeypatch.setattr(flights, "MAX_KEPT", 100_000)
+    words = tuple(str(number) * 2_000 for number in range(1_000, 1_200))
+    table, generation = Flights(), Generation(pieces=words)
+    heard: dict[int, list[str]] = {0: [], 1: []}
+    behind = []
+
+    async def reads(turns: int) -> None:
+        """With so many turns of the loop for each of the first seven pieces."""
+        async with table.aboard("k", generation, wait=None, until=EVER) as (flight, _):
+            async for chunk in flight.pieces(EVER):
+                heard[turns] += [choice.delta.content or "" for choice in chunk.choices]
+                behind.append(len(heard[0]) - len(heard[1]))
+                for _ in range(1 + turns if len(heard[turns]) < 7 else 1):
+                    await asyncio.sleep(0)
+
+    generation.go.set()
+    await asyncio.gather(reads(0), reads(1))
+
+    assert tuple(heard[0]) == tuple(heard[1]) == words
+    assert max(behind) > 5
+
+
+def test_everything_in_a_piece_has_its_weight() -> None:
+    """Its words, and what is much more: how likely each was, and the arguments of tools."""
+    tops = [TopLogprob(f" word{number}", -1.25, [*b" word"]) for number in range(20)]
+    likely = Logprobs(content=[TokenLogprob(" cat", -0.5, [*b" cat"], tops)])
+    call = ToolCallDelta(index=0, function=FunctionDelta(arguments="x" * 10_000))
+    weights = {
+        "a cat": weight(piece("a cat")),
+        "words": weight(piece("é" * 10_000)),
+        "emoji": weight(piece("😀" * 10_000)),
+        "logprobs": weight(with_choice(delta=Delta(content=" cat"), logprobs=likely)),
+        "calls": weight(with_choice(delta=Delta(tool_calls=[call]))),
+        "refusal": weight(with_choice(delta=Delta(refusal="x" * 10_000))),
+    }
+
+    assert 500 < weights["a cat"] < 1_000
+    assert weights["words"] > 10_000
+    assert weights["emoji"] > 40_000
+    assert 5_000 < weights["logprobs"] < 10_000  # tracemalloc says 6 KB
+    assert weights["calls"] > 10_000
+    assert weights["refusal"] > 10_000
+
+
+def with_choice(**fields: Any) -> Chunk:
+    """A piece of one choice with those fields."""
+    return Chunk(id="x", created=1, model="m", choices=[ChunkChoice(index=0, **fields)])
 
 
 async def test_readers_who_wait_do_not_wake_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
