@@ -6,7 +6,7 @@ Not at a signal: SIGHUP is what a terminal sends when it closes.
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +17,8 @@ from gateway.values import ConfigError
 log = logging.getLogger(__name__)
 
 LOOK_EVERY = 1.0  # seconds
+SETTLES = 0.25  # seconds that a file which is written stays the same when it is whole
+RESTLESS = 12  # looks in a row at which it was another each time
 
 Signature = tuple[int, int, int]
 
@@ -47,6 +49,7 @@ class KeyFile:
         self._file = file
         self._load = load
         self._last = self._read = _signature(file)
+        self._changes = 0  # in a row, each seen at another look
 
     @asynccontextmanager
     async def watched(self, keyring: Takes) -> AsyncIterator[None]:
@@ -59,16 +62,24 @@ class KeyFile:
             await asyncio.gather(watching, return_exceptions=True)
 
     async def look(self, keyring: Takes) -> None:
-        """Reads the file if it is another than the one read last, and the same as at the last look: no half of one."""
+        """Reads the file if it is another than the one read last, and the same as at the last look: no half of one.
+
+        One that never is the same is read all the same, with more care.
+        """
         seen = await asyncio.to_thread(_signature, self._file)
-        settled, self._last = seen == self._last, seen
-        if settled and seen != self._read:
+        self._changes = 0 if seen == self._last else self._changes + 1
+        self._last = seen
+        if seen == self._read:
+            return
+        if not self._changes:
             self._read = seen
             await self._take(keyring)
+        elif self._changes >= RESTLESS:
+            await self._take_restless(keyring)
 
     async def _watch(self, keyring: Takes) -> None:
         while True:
-            await asyncio.sleep(LOOK_EVERY)
+            await asyncio.sleep(SETTLES if self._changes else LOOK_EVERY)
             await self.look(keyring)
 
     async def _take(self, keyring: Takes) -> None:
@@ -82,8 +93,19 @@ class KeyFile:
         except Exception:
             log.exception("The keys stay as they are")
         else:
-            if keyring.replace(config.keys):
-                log.info("The keys were read anew; there are %d", len(config.keys))
+            self._replace(keyring, config)
+
+    async def _take_restless(self, keyring: Takes) -> None:
+        """Reads a file that changes all the time, unless it does so meanwhile, or may be the half of one."""
+        with suppress(Exception):  # what is wrong with it is told when it has settled
+            config = await asyncio.to_thread(self._load)
+            if config.keys and await asyncio.to_thread(_signature, self._file) == self._last:
+                self._read = self._last
+                self._replace(keyring, config)
+
+    def _replace(self, keyring: Takes, config: Config) -> None:
+        if keyring.replace(config.keys):
+            log.info("The keys were read anew; there are %d", len(config.keys))
 
 
 def _signature(file: Path) -> Signature | None:

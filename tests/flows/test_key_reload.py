@@ -106,3 +106,15 @@ def test_the_last_key_can_be_taken_away_where_others_reach_the_gateway(tmp_path:
         write(tmp_path, reachable)
 
         wait_until(running, "old", 401)
+
+
+def test_a_file_that_is_written_all_the_time_is_read(server: Server, folder: Path) -> None:
+    """As by a tool that writes it anew several times a second, whether there is something new or not."""
+    deadline = time.monotonic() + 30
+    while status(server, "new") != 200:
+        assert time.monotonic() < deadline, server.log.read_text()
+        (folder / "next").write_text(f"# {time.monotonic()}\n{NOTHING_LOADED}{section('new', 'new')}")
+        (folder / "next").replace(folder / "altgate.toml")
+        time.sleep(0.05)
+
+    assert status(server, "old") == 401

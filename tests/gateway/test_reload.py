@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from gateway import reload
 from gateway.auth import Keyring
 from gateway.config import load
 from gateway.errors import InvalidKey
@@ -40,6 +41,27 @@ async def test_a_file_that_is_still_being_written_is_not_read(tmp_path: Path) ->
     assert half
     assert knows(keyring, "old")
     assert knows(keyring, "new")
+
+
+async def test_a_file_that_never_is_the_same_twice_is_read_all_the_same(tmp_path: Path) -> None:
+    """Soon, though it is written anew before each look; but neither without keys nor when it cannot be read, for it may
+    be the half of one."""
+    file = tmp_path / "altgate.toml"
+    file.write_text(section("old", "old"))
+    keyring, key_file = keyring_of(file)
+
+    async def looks(text: str) -> None:
+        for number in range(reload.RESTLESS + 1):
+            file.write_text(f"# {'x' * number}\n{text}")
+            await key_file.look(keyring)
+
+    await looks("")
+    await looks("[keys.new")
+    half = knows(keyring, "old")
+    await looks(section("new", "new"))
+
+    assert half
+    assert [knows(keyring, key) for key in ("old", "new")] == [False, True]
 
 
 async def test_a_file_that_is_replaced_is_noticed(tmp_path: Path) -> None:
