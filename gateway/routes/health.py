@@ -16,7 +16,7 @@ OPEN_PATHS = frozenset([*ALIVE, *READY])  # for whoever looks after the machine,
 
 def routes(captioner: Captioner, preloaded: tuple[str, ...]) -> list[HTTPRouteHandler]:
     """The handlers. `preloaded` names the models that must be loaded before it is ready."""
-    engines = {name: captioner.engines[captioner.models[name].name] for name in preloaded}
+    engines = [captioner.engines[captioner.models[name].name] for name in preloaded]
 
     @route("/", http_method=READ)
     async def home() -> Response[bytes]:
@@ -33,9 +33,9 @@ def routes(captioner: Captioner, preloaded: tuple[str, ...]) -> list[HTTPRouteHa
         """Answers 200 once every model that is loaded at the start has been there, until the server is to end."""
         if "ending" in scope["state"]:
             raise EngineUnavailable("The server is shutting down.")
-        for name, engine in engines.items():
-            if not engine.status.can_serve:
-                raise EngineUnavailable(f"The model '{name}', to be loaded at the start, is {engine.status.state}.")
+        if not all(engine.status.can_serve for engine in engines):
+            # Which ones is for those who have a key.
+            raise EngineUnavailable("Not every model that is loaded at the start is there. GET /v1/models tells more.")
         return _json(wire.Standing(status="ready"))
 
     return [home, health, ready]

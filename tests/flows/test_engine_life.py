@@ -1,6 +1,7 @@
 """Engines that load, die and come back, seen from outside."""
 
 import os
+import re
 import select
 import signal
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -35,12 +36,17 @@ def test_demo_is_loaded_at_the_start_and_others_at_first_use(tmp_path: Path) -> 
 
 
 def test_ready_says_no_when_what_was_to_be_loaded_cannot_be(tmp_path: Path) -> None:
-    """A gateway whose model failed gets no traffic from a load balancer."""
+    """A gateway whose model failed gets no traffic from a load balancer. Which model it is takes a key to see."""
     settings = '[engines]\npreload = ["broken"]\n[models.broken]\nengine = "blip"\nsource = "/nowhere"'
     with running_server(tmp_path, settings=settings) as running:
         assert chat(running, model="broken", messages=PICTURE).status == 503
 
-        assert "is failed" in send(running, "GET", "/ready").error["message"]
+        ready = send(running, "GET", "/ready")
+        assert ready.status == 503
+        assert "GET /v1/models tells more" in ready.error["message"]
+        assert not re.search("broken|failed|nowhere", ready.body.decode())
+        states = {each["id"]: each["status"] for each in send(running, "GET", "/v1/models").json()["data"]}
+        assert states["broken"] == "failed"
         assert send(running, "GET", "/health").status == 200
 
 
