@@ -5,7 +5,9 @@ ever reaches one. BLIP's engine reads its own requests and refuses for itself wh
 follow instructions, so their requests are made as the model's own tokenizer and options need them.
 """
 
+import hmac
 from collections.abc import Iterator
+from functools import lru_cache
 
 from msgspec.structs import replace
 
@@ -18,6 +20,7 @@ from gateway.wire import ChatRequest, ImageURL, Message, Part, PicturePart
 
 MAX_TEXT = 512 * 2**10  # bytes of JSON: over a hundred thousand tokens, and looked through in a tenth of a second
 AUTO_TOOL_CHOICE = "enable-auto-tool-choice"
+SALT = b"altgate cache_salt"
 
 
 def follows_instructions(model: Model) -> bool:
@@ -47,13 +50,24 @@ def upstream(request: ChatRequest, model: Model, preset: Preset | None) -> ChatR
     return _instructed(asked, model) if follows_instructions(model) else asked
 
 
-def with_pictures(asked: ChatRequest, model: Model, pictures: Iterator[tuple[str, str]]) -> ChatRequest:
-    """The request with its pictures in it, each with the name of what we made of it and the URL that holds that."""
+def with_pictures(asked: ChatRequest, model: Model, pictures: Iterator[tuple[str, str]], *, scope: str) -> ChatRequest:
+    """The request with its pictures in it, each with the name of what we made of it and the URL that holds that.
+
+    An engine that remembers prompts and pictures keeps those of one scope from the next: how long an answer takes is
+    not to tell what another team has asked.
+    """
+    salt = _salt(scope) if scope and follows_instructions(model) else None
     messages = [
-        replace(message, content=[_inlined(part, model, pictures) for part in message.content])
+        replace(message, content=[_inlined(part, model, pictures, salt) for part in message.content])
         for message in asked.messages
     ]
-    return replace(asked, messages=messages)
+    return replace(asked, messages=messages, cache_salt=salt)
+
+
+@lru_cache(maxsize=1024)
+def _salt(scope: str) -> str:
+    """A name for a scope that can be had of nothing else. It is no secret: no client's own is ever passed on."""
+    return hmac.digest(SALT, scope.encode(), "sha256").hex()
 
 
 def _ensure_count(request: ChatRequest, model: Model) -> None:
@@ -164,9 +178,9 @@ def _ensure_tools(asked: ChatRequest, model: Model) -> None:
         )
 
 
-def _inlined(part: Part, model: Model, pictures: Iterator[tuple[str, str]]) -> Part:
+def _inlined(part: Part, model: Model, pictures: Iterator[tuple[str, str]], salt: str | None) -> Part:
     if not isinstance(part, PicturePart):
         return part
     name, url = next(pictures)
-    uuid = f"{name}-{model.picture_size}" if follows_instructions(model) else None
-    return PicturePart(ImageURL(url, part.image_url.detail), uuid)
+    named = "-".join([name, str(model.picture_size), *([salt] if salt else [])])
+    return PicturePart(ImageURL(url, part.image_url.detail), named if follows_instructions(model) else None)

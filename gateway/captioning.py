@@ -39,16 +39,17 @@ T = TypeVar("T")
 class Job(Struct, kw_only=True):
     """A request made ready.
 
-    `asked` is what the engine will be asked, its pictures not yet decoded; `key` is None for an answer not kept;
-    `is_shared` says that an answer made for others will do; `unwrap` names the property whose words are the answer,
-    where a preset was chosen but no object asked for; `wait` is how many seconds a load of the engine may take, None
-    for what is configured and where nothing is loaded. `record` is told what comes of it; how the cache was used is
-    settled in it when the answer has begun.
+    `asked` is what the engine will be asked, its pictures not yet decoded; `scope` is whose it is, empty where all
+    share; `key` is None for an answer not kept; `is_shared` says that an answer made for others will do; `unwrap` names
+    the property whose words are the answer, where a preset was chosen but no object asked for; `wait` is how many
+    seconds a load of the engine may take, None for what is configured and where nothing is loaded. `record` is told
+    what comes of it; how the cache was used is settled in it when the answer has begun.
     """
 
     record: Record
     asked: ChatRequest
     model: Model
+    scope: str
     pictures: Sequence[Encoded]
     head: completion.Head
     unwrap: str | None
@@ -131,6 +132,7 @@ class Captioner:
             record=record,
             asked=question,
             model=route.model,
+            scope=scope,
             pictures=pictures,
             head=_head(request, route.model, preset, self._ingest.pipeline),
             unwrap=preset.field if preset and request.response_format is None else None,
@@ -302,7 +304,7 @@ class Captioner:
         await self._ingest.reserve(pictures, job.model.sizing, lease)
         decodes = (self._ingest.hand_over(picture, job.model.sizing, lease, param=path) for path, picture in pictures)
         names = [f"{picture.digest}-{self._ingest.pipeline}" for picture in job.pictures]
-        return asked.with_pictures(job.asked, job.model, zip(names, await _all(decodes), strict=True))
+        return asked.with_pictures(job.asked, job.model, zip(names, await _all(decodes), strict=True), scope=job.scope)
 
     def _key(
         self, scope: str, question: ChatRequest, model: Model, preset: Preset | None, pictures: Sequence[Encoded]

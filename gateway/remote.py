@@ -59,7 +59,7 @@ class Replica:
         self.in_flight = 0
         self.probed = False
         self.trouble: str | None = None
-        self.knows_uuids = False
+        self.is_vllm = False
         self.next_probe = 0.0
         self.doubted = asyncio.Event()  # asks for a probe now
 
@@ -207,7 +207,7 @@ class RemoteEngine:
             self._ended(replica, era, verdict)
 
     async def _post(self, replica: Replica, request: wire.ChatRequest, deadline: float) -> upstream.Response:
-        asked = request if replica.knows_uuids else _without_uuids(request)
+        asked = request if replica.is_vllm else _for_others(request)
         body = wire.encode_request(msgspec.structs.replace(asked, model=self._source))
         left = max(0.001, deadline - time.monotonic())
         return await upstream.post(self._http, replica.chat, body, _timeout(left))
@@ -303,7 +303,7 @@ class RemoteEngine:
             return "no answer"
         except (EngineFault, *upstream.UNREADABLE):
             return "no list of models"
-        replica.knows_uuids = any(model.owned_by == "vllm" for model in listing.data or ())
+        replica.is_vllm = any(model.owned_by == "vllm" for model in listing.data or ())
         return None
 
 
@@ -326,13 +326,13 @@ def _is_garbled(error: Exception) -> bool:
     return isinstance(error, aiohttp.ClientResponseError)
 
 
-def _without_uuids(request: wire.ChatRequest) -> wire.ChatRequest:
+def _for_others(request: wire.ChatRequest) -> wire.ChatRequest:
     """The request without what only vLLM knows: strict servers refuse a field that they do not know."""
     messages = [
         msgspec.structs.replace(message, content=[_without_uuid(part) for part in message.content])
         for message in request.messages
     ]
-    return msgspec.structs.replace(request, messages=messages)
+    return msgspec.structs.replace(request, messages=messages, cache_salt=None)
 
 
 def _without_uuid(part: wire.Part) -> wire.Part:

@@ -24,6 +24,7 @@ NOT_IN_KEY = {
     "stream": "an answer is the same words, whole or streamed",
     "stream_options": "it says what the stream carries, not what the answer is",
     "model": "whatever alias was used, the model's source and options are in the key instead",
+    "cache_salt": "it follows from the scope, which stands before the digest",
     "messages": "they are in the key with digests in the pictures' places",
     "aliases": "other names of one model",
     "licence": "for people",

@@ -133,11 +133,16 @@ class Options(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ChatRequest(Options, frozen=True, kw_only=True, omit_defaults=True):
-    """A request for a chat completion, in closed types."""
+    """A request for a chat completion, in closed types.
+
+    `chat_template_kwargs` and `cache_salt`, which keeps what an engine remembers of a request from others', are ours to
+    set and never read from a client.
+    """
 
     messages: list[Message]
     response_format: ResponseFormat | None = None
     chat_template_kwargs: TemplateArguments | None = None
+    cache_salt: str | None = None
 
 
 def texts_of(request: ChatRequest) -> str:

@@ -193,6 +193,24 @@ async def test_two_teams_with_one_body_are_two_generations(tmp_path: Path, engin
     assert [each.cache for each in later] == ["miss", "miss", "hit"]
 
 
+@pytest.mark.parametrize("cache", ["", "share_across_teams = true"])
+async def test_what_vllm_remembers_is_kept_apart_as_well(tmp_path: Path, engine: Fake, cache: str) -> None:
+    """Each team's requests have a salt of their own, whatever a client writes there, and a team's are alike."""
+    engine.go.set()
+    engine.models = {"data": [{"id": "theirs", "owned_by": "vllm"}]}
+    keys = section("ann", "k1", 'team = "a"') + section("bob", "k2", 'team = "b"') + section("al", "k3", 'team = "a"')
+    async with gateways(tmp_path, engine, cache=cache, settings=keys) as (server,), clients() as session:
+        for key in ("k1", "k2", "k3"):
+            await ask(session, server, with_key(key) | FRESH, cache_salt="mine")
+    salts = [body.get("cache_salt") for _, body in engine.requests]
+
+    if cache:
+        assert salts == [None, None, None]
+    else:
+        assert salts[0] == salts[2] != salts[1]
+        assert {None, "mine", "a", "b"}.isdisjoint(salts)
+
+
 async def test_teams_share_when_they_are_told_to(tmp_path: Path, engine: Fake) -> None:
     """One setting, for those whose teams are one house."""
     engine.go.set()

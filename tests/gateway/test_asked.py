@@ -1,6 +1,7 @@
 """What leaves for an engine: our own closed types, made plain, and nothing else of the client's."""
 
 import json
+import re
 from typing import Any
 
 import msgspec
@@ -12,6 +13,7 @@ from gateway.errors import InvalidRequest, UnsupportedParameter
 from gateway.neutral import WORD_JOINER
 
 PRESETS = prompts.load()
+PNG = "data:image/png;base64,cG5n"
 PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGVsbG8=", "detail": "low"}}
 TOOL: dict[str, Any] = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 OTHER = {"type": "function", "function": {"name": "g"}}
@@ -138,7 +140,7 @@ def test_no_private_field_reaches_an_engine_from_any_place(engine: EngineKind) -
     )
 
     upstream = asked.upstream(hostile, model(engine), None)
-    sent = asked.with_pictures(upstream, model(engine), iter([("digest", "data:image/png;base64,cG5n")]))
+    sent = asked.with_pictures(upstream, model(engine), iter([("digest", "data:image/png;base64,cG5n")]), scope="a")
 
     assert keys(body(sent)) <= ALLOWED
     assert b"secret" not in wire.encode(sent)
@@ -154,14 +156,35 @@ def test_a_picture_has_a_name_of_ours_for_the_same_pixels(engine: EngineKind) ->
     )
 
     def uuid(digest: str, **fields: Any) -> str:
-        sent = asked.with_pictures(mine, model(engine, **fields), iter([(digest, "data:image/png;base64,cG5n")]))
+        sent = asked.with_pictures(mine, model(engine, **fields), iter([(digest, PNG)]), scope="")
         [(_, picture)] = wire.pictures_of(sent)
-        assert picture.image_url.url == "data:image/png;base64,cG5n"
+        assert picture.image_url.url == PNG
         return picture.uuid or ""
 
     assert uuid("d1").startswith("d1-")
     assert uuid("d1") == uuid("d1")
     assert len({uuid("d1"), uuid("d2"), uuid("d1", picture_size=336)}) == 3
+
+
+@pytest.mark.parametrize("engine", ["blip", "vllm", "remote"])
+def test_what_an_engine_remembers_is_one_teams(engine: EngineKind) -> None:
+    """Prompts and pictures: each team has a salt and names for pictures of its own, which do not tell its name; where
+    all share there is none, and BLIP's engine, which remembers nothing, gets none."""
+
+    def sent(scope: str) -> tuple[str | None, str | None]:
+        made = asked.with_pictures(request(), model(engine), iter([("d1", PNG)]), scope=scope)
+        [(_, picture)] = wire.pictures_of(made)
+        return made.cache_salt, picture.uuid
+
+    one, again, other, shared = sent("team"), sent("team"), sent("other"), sent("")
+
+    assert one == again
+    assert shared == (None, None if engine == "blip" else "d1-1024")
+    if engine == "blip":
+        assert one == other == shared
+    else:
+        assert re.fullmatch("[0-9a-f]{64}", one[0] or "")
+        assert len({one[0], other[0], None}) == len({one[1], other[1], shared[1]}) == 3
 
 
 @pytest.mark.parametrize(("engine", "detail"), [("blip", "low"), ("remote", "low"), ("vllm", None)])

@@ -188,7 +188,7 @@ def request(*, stream: bool | None = None) -> Ask:
     parts: list[wire.Part] = [wire.PicturePart(wire.ImageURL(PNG), uuid="d1gest"), wire.TextPart("what is this?")]
 
     async def ask() -> wire.ChatRequest:
-        return wire.ChatRequest(model="ours", messages=[wire.Message("user", parts)], stream=stream)
+        return wire.ChatRequest(model="ours", messages=[wire.Message("user", parts)], stream=stream, cache_salt="s4lt")
 
     return ask
 

@@ -66,15 +66,17 @@ async def test_a_variable_without_a_key_is_an_error_that_names_it(fake: Fake, va
     assert (fake.requests, fake.probes) == ([], 0)
 
 
-@pytest.mark.parametrize(("owner", "kept"), [("vllm", "d1gest"), ("somebody", None), (None, None)])
-async def test_only_vllm_gets_the_pictures_digests(fake: Fake, owner: str | None, kept: str | None) -> None:
+@pytest.mark.parametrize(("owner", "is_vllm"), [("vllm", True), ("somebody", False), (None, False)])
+async def test_only_vllm_gets_the_pictures_digests_and_a_salt(fake: Fake, owner: str | None, is_vllm: bool) -> None:
     """Strict servers refuse a field that they do not know."""
     fake.models = {"data": [{"id": "theirs", "owned_by": owner}]}
     async with serving(fake) as running:
         await caption(running)
 
     [picture, _] = fake.requests[0][1]["messages"][0]["content"]
-    assert picture.get("uuid") == kept
+    assert (picture.get("uuid"), fake.requests[0][1].get("cache_salt")) == (
+        ("d1gest", "s4lt") if is_vllm else (None, None)
+    )
     assert picture["image_url"] == {"url": PNG}
 
 
