@@ -177,7 +177,7 @@ class Connection(asyncio.BufferedProtocol):
         self._server.total_requests += 1
         if self._exchange is None or self.transport.is_closing():
             return
-        if not self._exchange.keeps or self._is_draining:
+        if not self._exchange.keeps:
             self._finish(lingers=self._incoming is not None)
             return
         self._exchange = None

@@ -217,20 +217,21 @@ async def test_a_refused_request_whose_body_does_not_come_does_not_keep_its_conn
         assert await client.rest() == b""
 
 
-async def test_a_body_is_not_read_before_somebody_wants_it() -> None:
-    """A burst of uploads that will be refused must not fill the memory first."""
+@pytest.mark.parametrize(("wanted", "size"), [(0, 200_000), (2, 2**24)])
+async def test_a_body_is_not_read_before_somebody_wants_it(wanted: int, size: int) -> None:
+    """A burst of uploads that will be refused must not fill the memory first, nor one that is read slowly."""
     go = asyncio.Event()
 
     async def later(scope: Any, receive: Any, send: Any) -> None:
+        for _ in range(wanted):
+            await receive()
         await go.wait()
         await refuse(scope, receive, send)
 
     async with serving(later) as served:
         client = await served.client()
-        sending = asyncio.ensure_future(client.send(post(2**24) + b"x" * 2**24))
-        await until(lambda: bool(served.state.tasks))
-        [ours] = served.connections
-        assert not ours.transport.is_reading()
+        sending = asyncio.ensure_future(client.send(post(size) + b"x" * size))
+        await until(lambda: bool(served.state.tasks) and not served.connections[0].transport.is_reading())
         go.set()
         assert (await client.answer())[0] == 429
         await sending

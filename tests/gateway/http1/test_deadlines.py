@@ -36,6 +36,7 @@ async def test_headers_that_trickle_have_no_more_time(monkeypatch: pytest.Monkey
     monkeypatch.setattr(connection, "HEAD_TIMEOUT", 0.2)
     async with serving(echo) as served:
         client = await served.client()
+        await client.ask(GET)
         answer = asyncio.ensure_future(client.answer())
         for at in range(len(GET) - 1):
             await client.send(GET[at : at + 1])
