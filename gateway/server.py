@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
+from itertools import islice
 from math import ceil
 from types import FrameType
 from typing import Any, cast
@@ -32,7 +33,7 @@ def run(config: Config, key_file: KeyFile) -> None:
     listener = bound(config.server.host, config.server.port)
     port = listener.getsockname()[1]
     parts = Parts(config, port=port)
-    server = _Server(settings(create_app(config, parts, key_file), config))
+    server = Server(settings(create_app(config, parts, key_file), config))
     server.greeting = banner.text(config, parts.captioner.cache.description, port)
     signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))  # a terminal that closes
     server.run(sockets=[listener])
@@ -40,10 +41,10 @@ def run(config: Config, key_file: KeyFile) -> None:
         sys.exit(1)
 
 
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
     """Prints its greeting when it listens, not before; ends in order, and then well, at a signal."""
 
-    greeting: str
+    greeting = ""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - that is how it is called
         """Ends it, at once when asked for a second time from the terminal.
@@ -54,13 +55,15 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begins to take connections."""
         await super().startup(sockets)
         if self.started:
             click.echo(self.greeting)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Takes those who have connected already, and nobody after them; then ends as uvicorn does."""
-        waiting = [connection for listener in sockets or [] for connection in _accepted(listener)]
+        most = self.config.backlog
+        waiting = [connection for listener in sockets or [] for connection in islice(_accepted(listener), most)]
         for server in self.servers:
             server.close()
         make: Any = self.config.http_protocol_class
