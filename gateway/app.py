@@ -1,6 +1,7 @@
 """The composition root of the server: parts, routes, middleware, lifespan, read from top to bottom."""
 
 import logging
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -29,6 +30,7 @@ from gateway.parts import Parts
 from gateway.record import Teller
 from gateway.reload import KeySource
 from gateway.routes import admin, chat, health, metrics, models, usage
+from gateway.traces.opening import opened
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +52,7 @@ def create_app(config: Config, parts: Parts, key_file: KeySource) -> ASGIApp:
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
-        async with parts.running(), key_file.watched(keyring):
+        async with traces.running(), parts.running(), key_file.watched(keyring):
             for name in config.engines.preload:
                 captioner.engines[captioner.models[name].name].want()
             yield
@@ -78,12 +80,15 @@ def create_app(config: Config, parts: Parts, key_file: KeySource) -> ASGIApp:
     app = Limits(app, parts.books)
     open_paths = health.OPEN_PATHS | metrics.PATHS if config.server.metrics == "open" else health.OPEN_PATHS
     app = Authentication(app, keyring, open_paths=open_paths)
+    routes = Routes(route.path for route in served.routes)
+    traces = opened(os.environ, routes.name)
     tellers: list[Teller] = [
-        Counting(counts, Routes(route.path for route in served.routes)),
+        Counting(counts, routes),
         RequestLine(quiet=health.OPEN_PATHS | metrics.PATHS),
         parts.ledger.teller(chat.PATHS),
     ]
-    return Recording(app, tellers, keeps_prompts=config.log.prompts)
+    tellers += [] if traces.spans is None else [traces.spans]
+    return Recording(app, tellers, traces, keeps_prompts=config.log.prompts)
 
 
 def respond(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:

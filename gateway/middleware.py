@@ -28,6 +28,7 @@ from gateway.errors import (
 from gateway.limits import Gate
 from gateway.quota import Allowance, Books
 from gateway.record import Record, Teller
+from gateway.traces.opening import NO_TRACES, Traces
 
 log = logging.getLogger("gateway.access")
 
@@ -42,9 +43,12 @@ LOCAL_ORIGIN = re.compile(r"https?://(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1
 class Recording:
     """Opens a record for every request, stamps its answer with id and times, and has it told of at the end."""
 
-    def __init__(self, app: ASGIApp, tellers: Sequence[Teller], *, keeps_prompts: bool = False) -> None:
+    def __init__(
+        self, app: ASGIApp, tellers: Sequence[Teller], traces: Traces = NO_TRACES, *, keeps_prompts: bool = False
+    ) -> None:
         self._app = app
         self._tellers = tellers
+        self._traces = traces
         self._keeps_prompts = keeps_prompts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -54,6 +58,7 @@ class Recording:
             return
         record = Record(method=scope["method"], path=scope["path"], keeps_prompt=self._keeps_prompts)
         scope.setdefault("state", {})["record"] = record
+        self._traces.begin(record, scope["headers"])
         begun = False
 
         async def stamped(message: Message) -> None:

@@ -31,7 +31,8 @@ class Record(Struct, kw_only=True):
     `model` is the model's own name, `digests` and `picture_bytes` are of its pictures as they came, `notes` say what is
     done to each; `cache` is None where no answer was looked for; `usage` is the answer's, whoever made it; `saved` is
     how long making it took where it was made for somebody else; `error` is the code of the error that the client was
-    told; `prompt` is what the client wrote, where it is to be kept. Times are in seconds, by `time.perf_counter`.
+    told; `prompt` is what the client wrote, where it is to be kept; `moments` are the stages with when they began and
+    ended, where somebody wants them, and `span` is theirs. Times are in seconds, by `time.perf_counter`.
     """
 
     method: str = ""
@@ -48,6 +49,8 @@ class Record(Struct, kw_only=True):
     cache: CacheResult | None = None
     usage: Usage | None = None
     saved: float | None = None
+    moments: list[tuple[Stage, float, float]] | None = None
+    span: object = None
     keeps_prompt: bool = False
     prompt: str | None = None
     status: int = CLIENT_LEFT
@@ -56,12 +59,17 @@ class Record(Struct, kw_only=True):
     stages: dict[Stage, float] = msgspec.field(default_factory=dict[Stage, float])
     _stage: Stage | None = None
     _since: float = 0.0
+    _entered: float = 0.0
 
     def enter(self, stage: Stage | None) -> None:
         """The request is in that stage from now on, and no longer in the one before."""
         now = time.perf_counter()
         if self._stage is not None:
             self.stages[self._stage] = self.stages.get(self._stage, 0.0) + now - self._since
+            if self.moments is not None and stage is not self._stage:
+                self.moments.append((self._stage, self._entered, now))
+        if stage is not self._stage:
+            self._entered = now
         self._stage, self._since = stage, now
 
     def elapsed(self) -> float:

@@ -19,6 +19,7 @@ from yarl import URL
 from gateway import wire
 from gateway.errors import EngineFault, EngineTimeout, EngineUnavailable, GatewayError, InvalidRequest, Overloaded
 from gateway.logs.settings import WORDS
+from gateway.traces import parent
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +129,9 @@ async def post(
     session: aiohttp.ClientSession, url: URL | str, body: bytes, limits: aiohttp.ClientTimeout | None = None
 ) -> Response:
     """Sends a request to chat completions at `url`, within the session's limits or its own; follows no redirect."""
-    return await session.post(url, data=Body(body), allow_redirects=False, timeout=limits or session.timeout)
+    return await session.post(
+        url, data=Body(body), headers=parent.headers(), allow_redirects=False, timeout=limits or session.timeout
+    )
 
 
 async def refusal(response: Response, name: str, secret: str = "") -> GatewayError:
