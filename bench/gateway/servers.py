@@ -68,6 +68,11 @@ class Service:
         self._process = process
 
     @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    @property
     def memory(self) -> int:
         """The bytes of it that are in memory."""
         status = Path(f"/proc/{self._process.pid}/status").read_text()
@@ -81,7 +86,7 @@ def upstream(folder: Path, core: int) -> Iterator[Service]:
     port = free_port()
     (folder / "nginx.conf").write_text(NGINX.substitute(folder=folder, port=port, answer=ANSWER))
     nginx = shutil.which("nginx") or "/usr/sbin/nginx"
-    with _running(
+    with running(
         [nginx, "-c", str(folder / "nginx.conf")], folder / "upstream", port=port, core=core, path="/v1/models"
     ) as service:
         yield service
@@ -95,7 +100,7 @@ def altgate(folder: Path, core: int | str, behind: Service, handover: str, *, wo
     settings = ALTGATE.substitute(handover=handover, workers=workers, model=MODEL, upstream=behind.url)
     (folder / "altgate.toml").write_text(settings)
     command = [sys.executable, "-m", "gateway.cli", "serve", "--port", str(port)]
-    with _running(command, folder, port=port, core=core, path="/ready") as service:
+    with running(command, folder, port=port, core=core, path="/ready") as service:
         yield service
 
 
@@ -104,7 +109,7 @@ def bare(folder: Path, core: int, behind: Service) -> Iterator[Service]:
     """uvicorn and aiohttp, and nothing else."""
     port = free_port()
     command = [sys.executable, "-m", "bench.gateway.bare", str(port), f"{behind.url}/v1/chat/completions"]
-    with _running(command, folder, port=port, core=core, path="/") as service:
+    with running(command, folder, port=port, core=core, path="/") as service:
         yield service
 
 
@@ -126,7 +131,7 @@ def litellm(folder: Path, core: int, behind: Service, program: Path, *, cached: 
         "--num_workers",
         "1",
     ]
-    with _running(command, folder, port=port, core=core, path="/health/liveliness", environ=QUIET) as service:
+    with running(command, folder, port=port, core=core, path="/health/liveliness", environ=QUIET) as service:
         yield service
 
 
@@ -137,7 +142,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def _running(
+def running(
     command: Sequence[str],
     folder: Path,
     *,

@@ -1,16 +1,40 @@
 """The line that the log has of each request."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import lru_cache
-from typing import Any
 
 import structlog
+from msgspec import Struct
 
 from gateway.logs.scrub import printable, scrubbed
+from gateway.logs.settings import FIELDS
 from gateway.record import Record
 
 LONGEST_PATH = 200  # characters
 SMALLEST_ERROR = 400
+
+
+class Fields(Struct, kw_only=True, omit_defaults=True):
+    """What machines read of a request; what is not known is left out."""
+
+    id: str
+    request: str
+    status: int
+    ms: float
+    key: str = ""
+    team: str = ""
+    model: str | None = None
+    preset: str | None = None
+    cache: str | None = None
+    error: str | None = None
+    streamed: bool = False
+    digests: Sequence[str] = ()
+    picture_bytes: int = 0
+    pictures: Sequence[str] = ()
+    stages: dict[str, float] = {}
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt: str | None = None
 
 
 class RequestLine:
@@ -27,7 +51,7 @@ class RequestLine:
     def __call__(self, record: Record) -> None:
         """Writes one."""
         is_quiet = record.path in self._quiet and record.status < SMALLEST_ERROR
-        (self._log.debug if is_quiet else self._log.info)(_sentence(record), **_fields(record))
+        (self._log.debug if is_quiet else self._log.info)(_sentence(record), **{FIELDS: _fields(record)})
 
 
 def _sentence(record: Record) -> str:
@@ -47,30 +71,29 @@ def _shown(method: str, path: str) -> str:
     return printable(scrubbed(f"{method} {path}")).replace("\n", "\\n")[:LONGEST_PATH]
 
 
-def _fields(record: Record) -> dict[str, Any]:
-    fields: dict[str, Any] = {
-        "id": record.id,
-        "request": _shown(record.method, record.path),
-        "status": record.status,
-        "ms": _milliseconds(record.seconds),
-        "key": record.caller.key_id,
-        "team": record.caller.team,
-        "model": record.model,
-        "preset": record.preset,
-        "cache": record.cache,
-        "error": record.error,
-        "streamed": record.streamed,
-        "digests": record.digests,
-        "picture_bytes": record.picture_bytes,
-        "pictures": record.notes,
-        "stages": {stage: _milliseconds(seconds) for stage, seconds in record.stages.items()},
-        "prompt": record.prompt,
-    }
-    if record.usage is not None:
-        fields["prompt_tokens"] = record.usage.prompt_tokens
-        fields["completion_tokens"] = record.usage.completion_tokens
-    return {name: value for name, value in fields.items() if value}
+def _fields(record: Record) -> Fields:
+    usage, caller = record.usage, record.caller
+    return Fields(
+        id=record.id,
+        request=_shown(record.method, record.path),
+        status=record.status,
+        ms=_milliseconds(record.seconds),
+        key=caller.key_id,
+        team=caller.team,
+        model=record.model,
+        preset=record.preset,
+        cache=record.cache,
+        error=record.error,
+        streamed=record.streamed,
+        digests=record.digests,
+        picture_bytes=record.picture_bytes,
+        pictures=record.notes,
+        stages={stage: _milliseconds(seconds) for stage, seconds in record.stages.items()},
+        prompt_tokens=None if usage is None else usage.prompt_tokens,
+        completion_tokens=None if usage is None else usage.completion_tokens,
+        prompt=record.prompt,
+    )
 
 
 def _milliseconds(seconds: float) -> float:
-    return round(seconds * 1000, 2)
+    return int(seconds * 100_000 + 0.5) / 100

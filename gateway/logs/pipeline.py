@@ -17,7 +17,7 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from gateway.logs.scrub import printable, scrubbed
-from gateway.logs.settings import MODEL, WORDS, LogConfig
+from gateway.logs.settings import FIELDS, MODEL, WORDS, LogConfig
 from gateway.logs.sink import Sink
 from gateway.logs.trouble import told
 
@@ -127,8 +127,9 @@ def _steps(config: LogConfig, *, is_terminal: bool) -> list[Processor]:
 
 
 def _json(_: WrappedLogger, __: str, event: EventDict) -> bytes:
-    first = {name: event.pop(name) for name in ("time", "level", "event")}
-    return _encode({**first, **event}) + b"\n"
+    more = event.pop(FIELDS, None)
+    line = _encode({"time": event.pop("time"), "level": event.pop("level"), "event": event.pop("event"), **event})
+    return line + b"\n" if more is None else b"%b,%b\n" % (line[:-1], _encode(more)[1:])
 
 
 class _Plain:

@@ -2,6 +2,7 @@
 
 import os
 import select
+import stat
 import threading
 import time
 from collections.abc import Callable
@@ -25,6 +26,7 @@ class Sink:
         self._notice = notice
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLOUT)
+        self._may_block = not stat.S_ISREG(os.fstat(descriptor).st_mode)
         self._waiting = bytearray()
         self._lock = threading.Lock()
         self._untold = 0
@@ -51,7 +53,7 @@ class Sink:
 
     def _write(self, patience: float) -> None:
         with suppress(OSError):  # nobody reads any more, and nobody can be told
-            while self._waiting and self._poll.poll(patience * 1000):
+            while self._waiting and (not self._may_block or self._poll.poll(patience * 1000)):
                 written = os.write(self._descriptor, self._waiting[:ATOMIC])
                 del self._waiting[:written]
             if self._untold and not self._waiting:
