@@ -27,7 +27,8 @@ class LentBudget(Budget):
         if wanted <= self.size // LARGE:
             return await super().take(wanted)
         amount = min(wanted, self._most)
-        self._borrowed[amount].append(await self._contact.borrow(messages.Memory(self._purpose, amount)))
+        call = await self._contact.borrow(messages.Memory(self._purpose, amount))
+        self._borrowed[amount].append(call)  # not before: while this one waited, the list may have gone
         return amount
 
     def give_back(self, taken: int) -> None:

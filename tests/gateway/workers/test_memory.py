@@ -52,3 +52,18 @@ async def test_who_gives_up_waiting_leaves_nothing_taken(work: Office) -> None:
         budget.give_back(pot.size)
         async with asyncio.timeout(20):
             assert await budget.take(pot.size) == pot.size
+
+
+async def test_what_is_given_back_while_another_waits_for_as_much_is_not_lost(work: Office) -> None:
+    """Pictures of one size follow each other all day; the owner has all of its memory in the end."""
+    pot = work.house.memory["decoding"]
+    async with work.hired() as here:
+        budget = LentBudget(OWN, pot.size, here, "decoding")
+        await budget.take(pot.size)
+        waiting = asyncio.create_task(budget.take(pot.size))
+        await here.gather("nothing")  # by when the owner has heard of the one who waits
+        budget.give_back(pot.size)
+        async with asyncio.timeout(20):
+            budget.give_back(await waiting)
+            await here.gather("nothing")  # by when the owner has heard of that, too
+        assert (pot.free, budget.free) == (pot.size, OWN)
