@@ -30,6 +30,8 @@ from gateway.http1.lobby import Lobby
 log = logging.getLogger("gateway.access")
 
 HEAD_TIMEOUT = 10.0  # seconds, from the connection or from a request's first byte on
+BODY_PATIENCE = 10.0  # seconds in which a body must come at the least rate, whatever it may take in all
+LEAST_RATE = 1000  # bytes a second
 LONGEST_STALL = 30.0  # seconds in which a client takes nothing of its answer
 LINGER = 5.0  # seconds
 MOST_LINGERING = 32 * 2**20  # bytes
@@ -62,6 +64,8 @@ class Connection(asyncio.BufferedProtocol):
         self._incoming: Head | None = None  # the request whose body is still coming
         self._left = 0  # bytes of it, unless it comes in chunks
         self._waste = 0  # bytes of it so far that were framing
+        self._body_due = 0.0
+        self._arrived = 0  # bytes of it since the deadline was set
         self._since = self._loop.time()
         self._has_begun = True
         self._is_deaf = self._is_reading_paused = self._is_draining = self._is_lingering = False
@@ -200,6 +204,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _hear(self, data: bytes) -> None:
         if self._incoming is not None:
+            self._arrived += len(data)
             data = self._take(data, self._incoming)
         if not data:
             return
@@ -244,7 +249,8 @@ class Connection(asyncio.BufferedProtocol):
         if rest:
             self._hear(rest)
         if self._incoming is not None:
-            self._deadline.expect(self._lobby.body_timeout)
+            self._body_due = self._loop.time() + self._lobby.body_timeout
+            self._expect_body(self._lobby.body_timeout)
             self.pause_reading()  # until somebody wants it
         task = self._loop.create_task(exchange.run(self._app))
         task.add_done_callback(self._server.tasks.discard)
@@ -294,18 +300,30 @@ class Connection(asyncio.BufferedProtocol):
         if self.transport.is_closing() or self._room is not None:
             self.transport.abort()
         elif self._exchange is not None:
-            self._is_deaf = True
-            limit = f"{self._lobby.body_timeout:.0f} seconds"
-            self._exchange.broken(RequestTimeout(f"The body did not arrive within {limit}. Send it again, faster."))
+            self._look_at_body(self._exchange)
         elif self._unread and not self._is_draining:
             self._refuse(RequestTimeout(f"The headers did not arrive within {HEAD_TIMEOUT:.0f} seconds."))
         else:
             self.close()
 
+    def _expect_body(self, seconds: float) -> None:
+        self._arrived = 0
+        self._deadline.expect(min(seconds, BODY_PATIENCE))
+
+    def _look_at_body(self, exchange: Exchange) -> None:
+        """Waits on for a body that makes progress and has time left; a client whom we do not read cannot make any."""
+        left = self._body_due - self._loop.time()
+        if left > 0 and (self._is_reading_paused or self._arrived >= BODY_PATIENCE * LEAST_RATE):
+            self._expect_body(left)
+            return
+        self._is_deaf = True
+        limit = f"within {self._lobby.body_timeout:.0f} seconds, or stood still for {BODY_PATIENCE:.0f}"
+        exchange.broken(RequestTimeout(f"The body did not arrive {limit}. Send it again, faster."))
+
     def _refuse(self, error: GatewayError) -> None:
         """Answers what is no request."""
         request_id = f"req_{uuid.uuid4().hex}"
-        log.info("- - %d %s %s", error.status, request_id, error.code)
+        log.info("no request: %d %s %s", error.status, error.code, request_id)
         self.write(exchanges.answer(error, [*self.stamps(), (b"x-request-id", request_id.encode())]))
         self._finish(lingers=True)
 

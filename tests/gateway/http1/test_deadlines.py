@@ -73,6 +73,30 @@ async def test_a_body_that_does_not_come_is_told_to_the_application() -> None:
     assert (status, headers["connection"]) == (408, "close")
 
 
+@pytest.mark.parametrize(("rate", "status"), [(10_000, 200), (100, 408)])
+async def test_a_body_that_trickles_is_not_waited_for(rate: int, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long before its time is over, for it holds a place; one that comes at a fair rate has all of its time."""
+    monkeypatch.setattr(connection, "BODY_PATIENCE", 0.2)
+
+    async def told(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await echo(scope, receive, send)
+        except RequestTimeout:
+            await answered(send, b"late", status=408)
+
+    async with serving(told) as served:
+        client = await served.client()
+        await client.send(post(rate // 2))
+        answer = asyncio.ensure_future(client.answer())
+        for _ in range(50):
+            await client.send(b"x" * (rate // 100))
+            await asyncio.wait({answer}, timeout=0.01)
+            if answer.done():
+                break
+
+        assert (await answer)[0] == status
+
+
 @pytest.mark.parametrize("leaves", [socket.SHUT_WR, None])
 async def test_a_client_that_leaves_is_told_to_the_application(leaves: int | None) -> None:
     """Whether it says so or is just gone, and whether or not it has sent all of its body."""
