@@ -28,8 +28,11 @@ def follows_instructions(model: Model) -> bool:
     return model.engine != "blip"
 
 
-def upstream(request: ChatRequest, model: Model, preset: Preset | None) -> ChatRequest:
+def upstream(request: ChatRequest, model: Model, preset: Preset | None, *, scope: str) -> ChatRequest:
     """What the engine is asked, without its pictures: the preset filled in, nothing that is only ours to know.
+
+    An engine that remembers prompts and pictures keeps those of one scope from the next: how long an answer takes is
+    not to tell what another team has asked. Without a scope all share them.
 
     Raises:
         InvalidRequest: the model cannot do what is asked; `param` names the field.
@@ -47,21 +50,16 @@ def upstream(request: ChatRequest, model: Model, preset: Preset | None) -> ChatR
         altgate=_prefix(request),
         chat_template_kwargs=_template_arguments(request, model),
     )
-    return _instructed(asked, model) if follows_instructions(model) else asked
+    return _instructed(asked, model, scope) if follows_instructions(model) else asked
 
 
-def with_pictures(asked: ChatRequest, model: Model, pictures: Iterator[tuple[str, str]], *, scope: str) -> ChatRequest:
-    """The request with its pictures in it, each with the name of what we made of it and the URL that holds that.
-
-    An engine that remembers prompts and pictures keeps those of one scope from the next: how long an answer takes is
-    not to tell what another team has asked.
-    """
-    salt = _salt(scope) if scope and follows_instructions(model) else None
+def with_pictures(asked: ChatRequest, model: Model, pictures: Iterator[tuple[str, str]]) -> ChatRequest:
+    """The request with its pictures in it, each with the name of what we made of it and the URL that holds that."""
     messages = [
-        replace(message, content=[_inlined(part, model, pictures, salt) for part in message.content])
+        replace(message, content=[_inlined(part, model, pictures, asked.cache_salt) for part in message.content])
         for message in asked.messages
     ]
-    return replace(asked, messages=messages, cache_salt=salt)
+    return replace(asked, messages=messages)
 
 
 @lru_cache(maxsize=1024)
@@ -120,13 +118,14 @@ def _emptied(part: Part, model: Model) -> Part:
     return PicturePart(ImageURL("", part.image_url.detail if model.engine != "vllm" else None))
 
 
-def _instructed(asked: ChatRequest, model: Model) -> ChatRequest:
+def _instructed(asked: ChatRequest, model: Model, scope: str) -> ChatRequest:
     """The request as an engine takes it that follows instructions: greedy unless a client wants chance."""
     _ensure_servable(asked, model)
     return replace(
         Neutraliser(model.special_tokens).request(asked),
         tool_choice=_named(asked) if model.engine == "vllm" else asked.tool_choice,
         temperature=asked.temperature or 0.0,
+        cache_salt=_salt(scope) if scope else None,
         stop=asked.stops or None,
         max_tokens=_positive(asked.max_tokens),
         max_completion_tokens=_positive(asked.max_completion_tokens),

@@ -39,17 +39,16 @@ T = TypeVar("T")
 class Job(Struct, kw_only=True):
     """A request made ready.
 
-    `asked` is what the engine will be asked, its pictures not yet decoded; `scope` is whose it is, empty where all
-    share; `key` is None for an answer not kept; `is_shared` says that an answer made for others will do; `unwrap` names
-    the property whose words are the answer, where a preset was chosen but no object asked for; `wait` is how many
-    seconds a load of the engine may take, None for what is configured and where nothing is loaded. `record` is told
-    what comes of it; how the cache was used is settled in it when the answer has begun.
+    `asked` is what the engine will be asked, its pictures not yet decoded; `key` is None for an answer not kept;
+    `is_shared` says that an answer made for others will do; `unwrap` names the property whose words are the answer,
+    where a preset was chosen but no object asked for; `wait` is how many seconds a load of the engine may take, None
+    for what is configured and where nothing is loaded. `record` is told what comes of it; how the cache was used is
+    settled in it when the answer has begun.
     """
 
     record: Record
     asked: ChatRequest
     model: Model
-    scope: str
     pictures: Sequence[Encoded]
     head: completion.Head
     unwrap: str | None
@@ -116,13 +115,13 @@ class Captioner:
         record.model, record.preset = route.model.name, preset.name if preset else None
         if record.keeps_prompt:
             record.prompt = wire.texts_of(request)
-        question = asked.upstream(request, route.model, preset)
+        scope = "" if self.share_across_teams else caller.team
+        question = asked.upstream(request, route.model, preset, scope=scope)
         promises.ensure_possible(question, route.model)
         record.enter("fetch")
         pictures = await self._load(request, hold)
         record.enter("cache")
         _note_pictures(record, pictures, [self._ingest.note(picture, route.model.sizing) for picture in pictures])
-        scope = "" if self.share_across_teams else caller.team
         is_kept = _repeatable(request) and not directives.no_store
         name = self._key(scope, question, route.model, preset, pictures) if is_kept else None
         found, is_shared = await self._look_up(name, directives)
@@ -132,7 +131,6 @@ class Captioner:
             record=record,
             asked=question,
             model=route.model,
-            scope=scope,
             pictures=pictures,
             head=_head(request, route.model, preset, self._ingest.pipeline),
             unwrap=preset.field if preset and request.response_format is None else None,
@@ -304,7 +302,7 @@ class Captioner:
         await self._ingest.reserve(pictures, job.model.sizing, lease)
         decodes = (self._ingest.hand_over(picture, job.model.sizing, lease, param=path) for path, picture in pictures)
         names = [f"{picture.digest}-{self._ingest.pipeline}" for picture in job.pictures]
-        return asked.with_pictures(job.asked, job.model, zip(names, await _all(decodes), strict=True), scope=job.scope)
+        return asked.with_pictures(job.asked, job.model, zip(names, await _all(decodes), strict=True))
 
     def _key(
         self, scope: str, question: ChatRequest, model: Model, preset: Preset | None, pictures: Sequence[Encoded]

@@ -11,6 +11,7 @@ from gateway import asked, prompts, wire
 from gateway.catalogue import EngineKind, Model
 from gateway.errors import InvalidRequest, UnsupportedParameter
 from gateway.neutral import WORD_JOINER
+from gateway.prompts import Preset
 
 PRESETS = prompts.load()
 PNG = "data:image/png;base64,cG5n"
@@ -104,6 +105,11 @@ def request(**fields: Any) -> wire.ChatRequest:
     return wire.decode_request(json.dumps(plain | fields).encode())
 
 
+def upstream(request: wire.ChatRequest, model: Model, preset: Preset | None, scope: str = "") -> wire.ChatRequest:
+    """What the engine is asked, where all teams share or for one of them."""
+    return asked.upstream(request, model, preset, scope=scope)
+
+
 def body(asked_for: wire.ChatRequest) -> Any:
     """What leaves, decoded again."""
     return json.loads(wire.encode(asked_for))
@@ -139,8 +145,8 @@ def test_no_private_field_reaches_an_engine_from_any_place(engine: EngineKind) -
         | {"type": "json_schema", "json_schema": VLLM_FIELDS | {"name": "s", "schema": {"type": "object"}}},
     )
 
-    upstream = asked.upstream(hostile, model(engine), None)
-    sent = asked.with_pictures(upstream, model(engine), iter([("digest", "data:image/png;base64,cG5n")]), scope="a")
+    question = asked.upstream(hostile, model(engine), None, scope="a")
+    sent = asked.with_pictures(question, model(engine), iter([("digest", PNG)]))
 
     assert keys(body(sent)) <= ALLOWED
     assert b"secret" not in wire.encode(sent)
@@ -156,7 +162,7 @@ def test_a_picture_has_a_name_of_ours_for_the_same_pixels(engine: EngineKind) ->
     )
 
     def uuid(digest: str, **fields: Any) -> str:
-        sent = asked.with_pictures(mine, model(engine, **fields), iter([(digest, PNG)]), scope="")
+        sent = asked.with_pictures(mine, model(engine, **fields), iter([(digest, PNG)]))
         [(_, picture)] = wire.pictures_of(sent)
         assert picture.image_url.url == PNG
         return picture.uuid or ""
@@ -172,7 +178,8 @@ def test_what_an_engine_remembers_is_one_teams(engine: EngineKind) -> None:
     all share there is none, and BLIP's engine, which remembers nothing, gets none."""
 
     def sent(scope: str) -> tuple[str | None, str | None]:
-        made = asked.with_pictures(request(), model(engine), iter([("d1", PNG)]), scope=scope)
+        question = upstream(request(), model(engine), None, scope=scope)
+        made = asked.with_pictures(question, model(engine), iter([("d1", PNG)]))
         [(_, picture)] = wire.pictures_of(made)
         return made.cache_salt, picture.uuid
 
@@ -190,7 +197,7 @@ def test_what_an_engine_remembers_is_one_teams(engine: EngineKind) -> None:
 @pytest.mark.parametrize(("engine", "detail"), [("blip", "low"), ("remote", "low"), ("vllm", None)])
 def test_pictures_leave_no_url_behind(engine: EngineKind, detail: str | None) -> None:
     """Their bytes are kept beside the request; `detail` is for those who know what to do with it."""
-    [(_, part)] = wire.pictures_of(asked.upstream(request(), model(engine), None))
+    [(_, part)] = wire.pictures_of(upstream(request(), model(engine), None))
 
     assert part == wire.PicturePart(wire.ImageURL("", detail))
 
@@ -199,7 +206,7 @@ def test_pictures_leave_no_url_behind(engine: EngineKind, detail: str | None) ->
 def test_fields_mean_the_same_to_every_engine(engine: EngineKind) -> None:
     """Greedy unless chance was asked for, no limits or stops that stop nothing, and roles that all of them know."""
     turns = [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
-    sent = asked.upstream(
+    sent = upstream(
         request(messages=turns, max_tokens=-1, max_completion_tokens=0, stop=["", "a"], stream=True),
         model(engine),
         None,
@@ -238,7 +245,7 @@ def test_what_a_client_sets_is_passed_on(engine: EngineKind) -> None:
         "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {}, "strict": True}},
     }
 
-    sent = body(asked.upstream(request(**fields), model(engine), None))
+    sent = body(upstream(request(**fields), model(engine), None))
 
     assert {name: sent[name] for name in fields} == fields
 
@@ -248,7 +255,7 @@ def test_blip_gets_its_fields_as_they_are() -> None:
     fields: dict[str, Any] = {"max_tokens": -1, "n": 2, "altgate": {"prefix": "a"}, "tools": [TOOL], "top_logprobs": 2}
     turns = [{"role": "user", "content": [{"type": "text", "text": "<bos>"}, PICTURE]}]
 
-    sent = asked.upstream(request(messages=turns, **fields), model("blip"), None)
+    sent = upstream(request(messages=turns, **fields), model("blip"), None)
 
     assert sent.temperature is None
     assert sent.messages[0].content[0] == wire.TextPart("<bos>")
@@ -259,7 +266,7 @@ def test_blip_gets_its_fields_as_they_are() -> None:
 def test_special_tokens_in_words_are_neutralised(engine: EngineKind) -> None:
     """The known ones and the model's own; the preset's instruction comes through as it is."""
     turns = [{"role": "user", "content": [{"type": "text", "text": "a<bos>[[pic]]b"}, PICTURE]}]
-    made = asked.upstream(request(messages=turns), model(engine, special_tokens=("[[pic]]",)), PRESETS["caption"])
+    made = upstream(request(messages=turns), model(engine, special_tokens=("[[pic]]",)), PRESETS["caption"])
 
     words = [part.text for part in made.messages[0].content if isinstance(part, wire.TextPart)]
 
@@ -279,7 +286,7 @@ def test_special_tokens_in_words_are_neutralised(engine: EngineKind) -> None:
 def test_what_a_model_cannot_do_is_refused(engine: EngineKind, fields: dict[str, Any], param: str, remedy: str) -> None:
     """Before any picture is fetched, with the remedy."""
     with pytest.raises(UnsupportedParameter, match=remedy) as caught:
-        asked.upstream(request(**fields), model(engine), None)
+        upstream(request(**fields), model(engine), None)
 
     assert (caught.value.param, caught.value.code) == (param, "unsupported_parameter")
 
@@ -287,7 +294,7 @@ def test_what_a_model_cannot_do_is_refused(engine: EngineKind, fields: dict[str,
 def test_a_vllm_that_is_told_not_to_choose_does_not() -> None:
     """The operator may say so in words as well."""
     with pytest.raises(UnsupportedParameter):
-        asked.upstream(request(tools=[TOOL]), model("vllm", args={"enable-auto-tool-choice": False}), None)
+        upstream(request(tools=[TOOL]), model("vllm", args={"enable-auto-tool-choice": False}), None)
 
 
 @pytest.mark.parametrize(
@@ -304,14 +311,14 @@ def test_a_vllm_that_is_told_not_to_choose_does_not() -> None:
 )
 def test_tools_are_passed_on_where_they_work(made: Model, fields: dict[str, Any]) -> None:
     """As the client sent them."""
-    sent = body(asked.upstream(request(**fields), made, None))
+    sent = body(upstream(request(**fields), made, None))
 
     assert {name: sent[name] for name in fields} == fields
 
 
 def test_the_only_tool_that_must_be_called_is_called_by_name() -> None:
     """vLLM makes "required" a list of calls, which a small model need not end; a named call it keeps to its schema."""
-    sent = body(asked.upstream(request(**FORCED), model("vllm"), None))
+    sent = body(upstream(request(**FORCED), model("vllm"), None))
 
     assert sent["tool_choice"] == {"type": "function", "function": {"name": "f"}}
 
@@ -328,7 +335,7 @@ def test_the_only_tool_that_must_be_called_is_called_by_name() -> None:
 )
 def test_a_model_of_several_forms_is_told_which(engine: EngineKind, fields: dict[str, Any], form: str) -> None:
     """The client's, or the first; to the engine's template alone, which hears nothing else from a client."""
-    sent = body(asked.upstream(request(**fields), model(engine, forms=("chat", "vqa")), None))
+    sent = body(upstream(request(**fields), model(engine, forms=("chat", "vqa")), None))
 
     assert sent["chat_template_kwargs"] == {"form": form}
     assert "altgate" not in sent
@@ -338,7 +345,7 @@ def test_a_form_that_a_model_does_not_have_is_refused() -> None:
     """With those that it has."""
     for form in ("base", ""):
         with pytest.raises(InvalidRequest, match=r"the forms of 'm' are 'chat', 'vqa'\.") as caught:
-            asked.upstream(request(altgate={"form": form}), model("vllm", forms=("chat", "vqa")), None)
+            upstream(request(altgate={"form": form}), model("vllm", forms=("chat", "vqa")), None)
         assert (caught.value.param, caught.value.code) == ("altgate.form", "invalid_value")
 
 
@@ -346,17 +353,17 @@ def test_a_form_that_a_model_does_not_have_is_refused() -> None:
 def test_a_model_of_one_form_cannot_be_asked_in_others(engine: EngineKind) -> None:
     """It is refused, not ignored; and its template is told nothing."""
     with pytest.raises(UnsupportedParameter, match="has only one") as caught:
-        asked.upstream(request(altgate={"form": "vqa"}), model(engine), None)
+        upstream(request(altgate={"form": "vqa"}), model(engine), None)
 
     assert caught.value.param == "altgate.form"
-    assert "chat_template_kwargs" not in body(asked.upstream(request(), model(engine), None))
+    assert "chat_template_kwargs" not in body(upstream(request(), model(engine), None))
 
 
 @pytest.mark.parametrize("engine", INSTRUCTED)
 def test_top_logprobs_need_logprobs(engine: EngineKind) -> None:
     """As OpenAI has it."""
     with pytest.raises(InvalidRequest) as caught:
-        asked.upstream(request(top_logprobs=2), model(engine), None)
+        upstream(request(top_logprobs=2), model(engine), None)
 
     assert (caught.value.param, caught.value.code) == ("top_logprobs", "invalid_value")
 
@@ -366,10 +373,10 @@ def test_nobody_makes_an_engine_read_a_library(engine: EngineKind) -> None:
     """The texts of a request are bounded together; its pictures do not count."""
     half = {"type": "text", "text": "a" * 2**18}
     picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 2**20}}
-    asked.upstream(request(messages=[{"role": "user", "content": [half, picture]}]), model(engine), None)
+    upstream(request(messages=[{"role": "user", "content": [half, picture]}]), model(engine), None)
 
     with pytest.raises(InvalidRequest) as caught:
-        asked.upstream(request(messages=[{"role": "user", "content": [half, half]}]), model(engine), None)
+        upstream(request(messages=[{"role": "user", "content": [half, half]}]), model(engine), None)
 
     assert (caught.value.param, caught.value.code) == ("messages", "string_above_max_length")
 
@@ -377,7 +384,7 @@ def test_nobody_makes_an_engine_read_a_library(engine: EngineKind) -> None:
 def test_too_many_pictures_are_refused_by_the_first_that_is() -> None:
     """With how many there may be."""
     with pytest.raises(InvalidRequest, match="takes 2 pictures") as caught:
-        asked.upstream(request(messages=[{"role": "user", "content": [PICTURE] * 3}]), model("vllm"), None)
+        upstream(request(messages=[{"role": "user", "content": [PICTURE] * 3}]), model("vllm"), None)
 
     assert caught.value.param == "messages[0].content[2].image_url.url"
 
@@ -389,6 +396,6 @@ def test_a_preset_brings_its_schema_unless_the_client_has_one(engine: EngineKind
     preset = PRESETS["alt_text"]
     wanted = [None, {"type": "json_object"}, own]
 
-    formats = [asked.upstream(request(response_format=each), model(engine), preset).response_format for each in wanted]
+    formats = [upstream(request(response_format=each), model(engine), preset).response_format for each in wanted]
 
     assert formats == [preset.response_format] * 2 + [msgspec.convert(own, wire.ResponseFormat)]
