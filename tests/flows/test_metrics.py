@@ -27,7 +27,7 @@ def scraped(server: Server, headers: Mapping[str, str] | None = None) -> Answer:
 def test_without_keys_everyone_on_the_machine_may_scrape(server: Server) -> None:
     """In the text form, which is what every scraper reads; an answer's way through the engine can be seen in it."""
     before = lines(scraped(server).body)
-    picture = [message(data_url(pictures.png(SCENES[77])))]
+    picture = [message(data_url(pictures.png(SCENES[177])))]
     for _ in range(2):
         assert chat(server, messages=picture).status == 200
     answer = scraped(server)
