@@ -1,4 +1,7 @@
-"""A program for one test: what is refused, tried in a network of its own, where every connection can be counted."""
+"""A program: what is refused, tried in a network of its own, where every connection can be counted.
+
+Its report says how often a name whose answers change, `rounds` times, led to the one address of two that is opened.
+"""
 
 import asyncio
 import json
@@ -6,8 +9,9 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 
@@ -19,10 +23,14 @@ from gateway.values import Seconds
 
 from .conftest import Origin
 from .network import NXDOMAIN, PARAM, SERVFAIL, NameServer, Reply, answer, watched_dialling
-from .test_reach import REFUSED_AS_WRITTEN, REFUSED_NAMES
+from .refused import REFUSED_AS_WRITTEN, REFUSED_NAMES
 
+ROOT = Path(__file__).parents[3]
 OWN = "93.184.215.14"
-ROUNDS = 200
+ISOLATE = ("unshare", "--map-root-user", "--net", "--mount")
+NAMES = 16  # whose answers change: each host has but a share of the downloads
+AT_ONCE = 128
+PATIENCE = 0.5  # seconds for dialling what is refused, and 0.1 for what changes
 
 ANSWERS: dict[str, Reply] = {
     "chain-to-private.test": ["www.chain-to-private.test", "cdn.chain-to-private.test", "10.0.0.1"],
@@ -31,6 +39,20 @@ ANSWERS: dict[str, Reply] = {
     "broken.test": SERVFAIL,
     "silent.test": None,
 }
+
+
+def can_isolate() -> bool:
+    """Whether a network of its own may be made here."""
+    attempt = "ip link set lo up && mount --bind /etc/hosts /etc/resolv.conf"
+    return subprocess.run([*ISOLATE, "sh", "-c", attempt], capture_output=True, check=False).returncode == 0
+
+
+def report(folder: Path, rounds: int, *, isolated: bool) -> "subprocess.CompletedProcess[str]":
+    """Runs the program, for which `folder` has room; what it prints is the report in JSON."""
+    command = [sys.executable, "-m", __name__, str(folder), str(rounds)]
+    if isolated:
+        command = [*ISOLATE, *command, "isolated"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 def _prepare(folder: Path) -> None:
@@ -57,9 +79,12 @@ def _connections() -> int:
 
 @asynccontextmanager
 async def _name_server(zone: dict[str, Reply], rebind: "cycle[list[str]]") -> AsyncIterator[None]:
-    functions = {name: (lambda reply=reply: reply) for name, reply in zone.items()}
+    functions: dict[str, Callable[[], Reply]] = {name: partial(_same, reply) for name, reply in zone.items()}
+    changing: dict[str, Callable[[], Reply]] = {
+        f"rebind{number}.test": partial(next, rebind) for number in range(NAMES)
+    }
     transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
-        lambda: NameServer({**functions, "rebind.test": lambda: next(rebind)}), local_addr=("127.0.0.1", 53)
+        lambda: NameServer(functions | changing), local_addr=("127.0.0.1", 53)
     )
     try:
         yield
@@ -67,11 +92,15 @@ async def _name_server(zone: dict[str, Reply], rebind: "cycle[list[str]]") -> As
         transport.close()
 
 
+def _same(reply: Reply) -> Reply:
+    return reply
+
+
 def _table(zone: dict[str, Reply], rebind: "cycle[list[str]]") -> Lookup:
     """The name server's replies without the name server."""
 
     async def lookup(host: str) -> list[str]:
-        reply = next(rebind) if host == "rebind.test" else zone[host]
+        reply = next(rebind) if host.startswith("rebind") else zone[host]
         if reply is None:
             await asyncio.Event().wait()
         if not isinstance(reply, list):
@@ -90,18 +119,21 @@ async def _refuse(fetcher: Fetcher, url: str) -> float:
     raise AssertionError(f"{url!r} was fetched")
 
 
-async def _fetched(origin: Origin, secret: Origin, lookup: Lookup | None) -> int:
+async def _fetched(origin: Origin, secret: Origin, lookup: Lookup | None, rounds: int) -> int:
     """How often a name whose answers change led to the one of two addresses that is opened."""
     config = ImagesConfig(
         allowed_networks=("127.0.0.1/32",), allowed_ports=(origin.port, secret.port), connect_timeout=Seconds(0.1)
     )
-    urls = [f"http://rebind.test:{(origin, secret)[number % 2].port}/?{number}" for number in range(ROUNDS)]
+    ports, count = cycle([origin.port, secret.port]), 0
+    urls = [f"http://rebind{number // 2 % NAMES}.test:{next(ports)}/?{number}" for number in range(rounds)]
     async with Fetcher(config, lookup=lookup) as fetcher:
-        results = await asyncio.gather(*(fetcher.fetch(url, param=PARAM) for url in urls), return_exceptions=True)
-    return sum(isinstance(result, bytes) for result in results)
+        for at in range(0, rounds, AT_ONCE):
+            some = (fetcher.fetch(url, param=PARAM) for url in urls[at : at + AT_ONCE])
+            count += sum(isinstance(each, bytes) for each in await asyncio.gather(*some, return_exceptions=True))
+    return count
 
 
-async def _main(isolated: bool) -> dict[str, float]:
+async def _main(isolated: bool, rounds: int) -> dict[str, float]:
     rebind = cycle([["127.0.0.1"], ["127.0.0.2"], ["127.0.0.2"], ["127.0.0.1"], ["127.0.0.1"]])
     zone = ANSWERS | {f"name{number}.test": answers for number, answers in enumerate(REFUSED_NAMES.values())}
     lookup = None if isolated else _table(zone, rebind)
@@ -115,11 +147,13 @@ async def _main(isolated: bool) -> dict[str, float]:
         if isolated:
             await stack.enter_async_context(_name_server(zone, rebind))
             urls.append(f"http://{OWN}/")
-        fetcher = await stack.enter_async_context(Fetcher(ImagesConfig(), lookup=lookup))
+        fetcher = await stack.enter_async_context(
+            Fetcher(ImagesConfig(connect_timeout=Seconds(PATIENCE)), lookup=lookup)
+        )
         before = count()
         times = await asyncio.gather(*(_refuse(fetcher, url) for url in urls))
         after = count()
-        fetched = await _fetched(origin, secret, lookup)
+        fetched = await _fetched(origin, secret, lookup, rounds)
         return {
             "refused": len(times),
             "slowest": max(times),
@@ -131,7 +165,7 @@ async def _main(isolated: bool) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    ISOLATED = len(sys.argv) > 2
+    ISOLATED = len(sys.argv) > 3
     if ISOLATED:
         _prepare(Path(sys.argv[1]))
-    print(json.dumps(asyncio.run(_main(ISOLATED))))
+    print(json.dumps(asyncio.run(_main(ISOLATED, int(sys.argv[2])))))
