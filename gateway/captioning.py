@@ -25,6 +25,7 @@ from gateway.engine import Engine
 from gateway.errors import InvalidRequest, NotCached
 from gateway.flight import Flight, Flights, Made
 from gateway.images.ingest import Encoded, Ingest
+from gateway.images.places import for_team
 from gateway.images.shelf import Lease
 from gateway.leases import Leases
 from gateway.prompts import Preset
@@ -119,6 +120,7 @@ class Captioner:
         question = asked.upstream(request, route.model, preset, scope=scope)
         promises.ensure_possible(question, route.model)
         record.enter("fetch")
+        for_team.set(caller.team)
         pictures = await self._load(request, hold)
         record.enter("cache")
         _note_pictures(record, pictures, [self._ingest.note(picture, route.model.sizing) for picture in pictures])

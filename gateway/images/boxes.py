@@ -13,7 +13,7 @@ from msgspec import Struct
 
 _MOST_BOXES = 1024  # a picture's boxes, its properties included
 _EXTENDED, _TO_THE_END = 1, 0  # what a length of a box can be beside a length
-_ALPHA = b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha"
+_ALPHA = (b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha", b"urn:mpeg:hevc:2015:auxid:1")
 _TURNS = {0: (1, 4, 2), 1: (8, 5, 7), 2: (3, 2, 4), 3: (6, 7, 5)}  # by angle: not mirrored, by axis 0, by axis 1
 
 Box = tuple[bytes, int, int]  # its name, where its content begins and where it ends

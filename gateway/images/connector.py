@@ -26,12 +26,11 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from gateway.images.address import Address, Network, may_dial
-from gateway.images.flights import Places
+from gateway.images.places import Places
 
 MAX_IDLE = 64  # connections kept, of all hosts together
 KEEP_ALIVE = 15.0  # seconds for which they are
-MAX_LOOKUPS = 64  # lookups under way; slow ones are not broken off, so there are more than anybody waits for
-MAX_LOOKUPS_PER_DOMAIN = 16  # one whose name servers are slow leaves some to the others
+MAX_LOOKUPS = 128  # lookups under way; slow ones are not broken off, so there are more than anybody waits for
 
 _DISCARD = 9  # a port to name where none is spoken to
 
@@ -96,7 +95,7 @@ class SystemLookup:
 
     def __init__(self, *, patience: float) -> None:
         self._patience = patience
-        self._places = Places(MAX_LOOKUPS, MAX_LOOKUPS_PER_DOMAIN)
+        self._places = Places(MAX_LOOKUPS)
         self._under_way: set[asyncio.Task[list[str]]] = set()
 
     async def __call__(self, host: str) -> list[str]:
@@ -112,7 +111,7 @@ class SystemLookup:
         return await asyncio.shield(task)  # its place is taken for as long as its thread runs, whoever leaves
 
     async def _placed(self, host: str) -> list[str]:
-        async with self._places.place(_domain(host), patience=self._patience):
+        async with self._places.place(host, patience=self._patience):
             loop = asyncio.get_running_loop()
             found: asyncio.Future[list[str]] = loop.create_future()
             threading.Thread(target=self._look_up, args=(host, loop, found), name="dns", daemon=True).start()
@@ -237,11 +236,6 @@ class Connector(aiohttp.TCPConnector):
 
     def _open_sockets(self) -> int:
         return sum(made.fileno() >= 0 for made in self._made)
-
-
-def _domain(host: str) -> str:
-    """What a host's name ends with, in two labels: where most names of one owner meet."""
-    return ".".join(host.removesuffix(".").split(".")[-2:])
 
 
 def _result(host: str, address: str, port: int) -> ResolveResult:

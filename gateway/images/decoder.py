@@ -21,6 +21,10 @@ class DecoderDied(Exception):
     """The worker has ended, or answered what no worker of ours would answer; it is of no further use."""
 
 
+class DecoderExhausted(DecoderDied):
+    """The worker has used up the processor's time that its task was given."""
+
+
 class DecoderKilled(DecoderDied):
     """Somebody else has killed the worker: no flaw in a decoder does, but a system that is out of memory."""
 
@@ -124,6 +128,8 @@ class Decoder:
                 code = await self._process.wait()
         except TimeoutError:
             return DecoderDied("it has closed its channel")
+        if code == -signal.SIGXCPU:
+            return DecoderExhausted("its time is used up")
         if code == -signal.SIGKILL:
             return DecoderKilled("somebody else has killed it")
         return DecoderDied(f"signal {-code}" if code < 0 else f"status {code}")

@@ -14,12 +14,12 @@ from gateway.errors import GatewayError, Overloaded
 from gateway.images import installed, refusal
 from gateway.images.connector import Lookup
 from gateway.images.download import FAILURES, Downloader, TooManyBytesError
-from gateway.images.flights import Failures, Flights, NoPlaceError, Places
+from gateway.images.flights import Failures, Flights
+from gateway.images.places import NoPlaceError, Places
 from gateway.images.policy import Policy
 from gateway.images.url import Target, UrlError
 
-MAX_DOWNLOADS = 64  # under way at once
-MAX_DOWNLOADS_PER_HOST = 16
+MAX_DOWNLOADS = 256  # under way at once
 PATIENCE = 8.0  # seconds that one waits for one's turn, before the download's own time begins
 
 
@@ -48,7 +48,7 @@ class Fetcher:
         self._downloader = Downloader(config, self._policy, lookup=lookup, tls=tls, own_port=own_port)
         self._flights: Flights[bytes | Exception] = Flights()
         self._failures = Failures()
-        self._places = Places(MAX_DOWNLOADS, MAX_DOWNLOADS_PER_HOST)
+        self._places = Places(MAX_DOWNLOADS)
 
     async def __aenter__(self) -> "Fetcher":
         await self._downloader.__aenter__()
@@ -62,7 +62,7 @@ class Fetcher:
     async def fetch(self, url: str, *, param: str) -> bytes:
         """The bytes behind the URL, at least one and at most `max_bytes`.
 
-        They take `fetch_timeout` seconds at most, once it is their turn.
+        They take `fetch_timeout` seconds at most, once it is their turn, which is that of `places.for_team`.
 
         Raises:
             PictureError: `invalid_image_url`, `image_file_too_large` or `empty_image_file`, at `param`.

@@ -4,10 +4,8 @@ import asyncio
 import random
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar
-from weakref import WeakValueDictionary
 
 SHORTEST_MEMORY = 30.0  # seconds
 LONGEST_MEMORY = 60.0
@@ -64,33 +62,3 @@ class Failures:
         self._until.move_to_end(key)
         if len(self._until) > MAX_REMEMBERED:
             self._until.popitem(last=False)
-
-
-class NoPlaceError(Exception):
-    """All places stayed taken for as long as one waits for them."""
-
-
-class Places:
-    """Room for `total` downloads at once, `per_host` of them from one host: a slow one leaves some to the others."""
-
-    def __init__(self, total: int, per_host: int) -> None:
-        self._total = asyncio.Semaphore(total)
-        self._per_host = per_host
-        self._hosts: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
-
-    @asynccontextmanager
-    async def place(self, host: str, *, patience: float) -> AsyncIterator[None]:
-        """A place for a download from the host, first come, first served.
-
-        Raises:
-            NoPlaceError: there was none within `patience` seconds.
-        """
-        of_host = self._hosts.setdefault(host, asyncio.Semaphore(self._per_host))
-        async with AsyncExitStack() as taken:
-            try:
-                async with asyncio.timeout(patience):
-                    await taken.enter_async_context(of_host)
-                    await taken.enter_async_context(self._total)
-            except TimeoutError:
-                raise NoPlaceError from None
-            yield

@@ -81,7 +81,8 @@ def read(data: bytes) -> Header:
 
 # --- JPEG -----------------------------------------------------------------------------------------------------------
 
-_MARKER = re.compile(rb"\xff{1,64}([^\x00\xff])")
+_MARKER = re.compile(rb"\xff([^\x00\xff])")
+_MOST_JUNK = 2**16  # bytes between segments, which some editors leave and all decoders skip
 _ALONE = frozenset([0x01, *range(0xD0, 0xD8)])  # markers without a length
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = frozenset([0xC2, 0xC6, 0xCA, 0xCE])
@@ -110,11 +111,12 @@ def _jpeg(data: bytes) -> Header:
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """A JPEG's segments, its first scan the last: the marker, where the content begins and where it ends."""
-    at = 2
+    at, junk = 2, _MOST_JUNK
     for _ in range(_MOST_STEPS):
-        found = _MARKER.match(data, at)
+        found = _MARKER.search(data, at, at + junk)
         if found is None:
             raise HeaderError("a marker is missing")
+        junk -= found.start() - at
         marker, at = found[1][0], found.end()
         if marker in _ALONE:
             continue

@@ -36,6 +36,7 @@ MAX_RATIO = 100  # longer side to shorter; no model makes sense of more, and som
 _REMOTE = re.compile(r"https?:", re.IGNORECASE | re.ASCII)
 _QUICKER = 8  # times, that base64 is written than most is done to as many bytes
 _UNHURRIED = 25_000_000  # pixels for which a decoder gets as much time again
+_UNHURRIED_HEIC = 8_000_000  # the same for the slowest
 _MEDIA_TYPES: dict[Form, str] = {"png": "png", "bmp": "bmp", "ppm": "x-portable-pixmap"}
 
 
@@ -251,7 +252,8 @@ class Ingest:
         # For an engine of ours, what costs both sides the least: pixels as they are. Else what every server reads.
         form: Form = "ppm" if lease.shelf is not None else "png"
         room = encode.length(form, wanted.size)
-        seconds = self._config.decode_timeout * (1 + math.prod(header.size) / _UNHURRIED)
+        unhurried = _UNHURRIED_HEIC if header.format == "heic" else _UNHURRIED
+        seconds = self._config.decode_timeout * (1 + math.prod(header.size) / unhurried)
         memory = plan.decoded_bytes(header, wanted) + 2 * (len(encoded.data) + room)  # shared, and the worker's own
         return Task(header.format, wanted, form, len(encoded.data), room, memory, seconds)
 

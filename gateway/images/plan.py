@@ -42,6 +42,7 @@ _UPRIGHT_BY_DECODER = frozenset[Format](["heic", "tiff"])
 _DECODED: dict[Format, int] = {
     "jpeg": 5, "png": 8, "webp": 20, "gif": 7, "avif": 12, "heic": 12, "tiff": 9, "bmp": 7,
 }  # fmt: skip
+_DEEP: dict[Format, int] = {"avif": 8, "heic": 8}  # bytes more where samples have over eight bits
 _PIXEL = 4  # bytes that Pillow takes for one
 _LAID_ON_WHITE = 8  # bytes more for each pixel of a picture with transparency
 _SEVERAL_PASSES = 8  # bytes for each pixel of a progressive JPEG: all of it is kept to the last one
@@ -96,7 +97,8 @@ def plan(header: Header, sizing: Sizing, resize: Resize) -> Plan:
 def decoded_bytes(header: Header, plan: Plan) -> int:
     """How much memory the work takes at its height, in bytes, the result included."""
     width, height = _divided(plan.stored, plan.scale)
-    decoded = width * height * (_DECODED[header.format] + (_LAID_ON_WHITE if header.alpha else 0))
+    deep = _DEEP.get(header.format, 0) if header.bits > 8 else 0  # noqa: PLR2004 - bits of a byte
+    decoded = width * height * (_DECODED[header.format] + deep + (_LAID_ON_WHITE if header.alpha else 0))
     passes = math.prod(plan.stored) * _SEVERAL_PASSES if header.format == "jpeg" and header.progressive else 0
     narrowed = plan.unturned[0] * height * _PIXEL  # the filter works on one direction first
     return decoded + passes + narrowed + math.prod(plan.size) * _WRITTEN + _FIXED

@@ -18,7 +18,7 @@ from gateway.errors import Overloaded
 from gateway.images import task
 from gateway.images.aside import aside
 from gateway.images.budget import Budget
-from gateway.images.decoder import Decoder, DecoderDied, DecoderKilled
+from gateway.images.decoder import Decoder, DecoderDied, DecoderExhausted, DecoderKilled
 from gateway.images.quarantine import Quarantine
 from gateway.images.shared import Memory
 from gateway.images.sniff import Format
@@ -28,6 +28,7 @@ from gateway.images.task import Outcome, Reason, Task
 log = logging.getLogger(__name__)
 
 LONGEST_WAIT = 30.0  # seconds in line
+SLOWNESS = 5  # times what a task may take of the processor: others want it as well
 LINGER = 0.1  # seconds that a task may go on when nobody waits for it any more: less than a new worker costs
 _SHOWN = 12  # digits of a digest in the log
 
@@ -171,7 +172,7 @@ class Pool:
         except (DecoderDied, TimeoutError) as error:
             self._quarantine.strike(digest, time.monotonic())
             self.lost += 1
-            reason: Reason = "time" if isinstance(error, TimeoutError) else "damaged"
+            reason: Reason = "time" if isinstance(error, TimeoutError | DecoderExhausted) else "damaged"
             log.warning("a worker is lost over picture %s (%s): %s", digest[:_SHOWN], reason, error or "too slow")
             raise NotDecoded(reason) from None
 
@@ -199,7 +200,7 @@ class Pool:
 
     async def _answer(self, worker: Decoder, wanted: Task) -> tuple[Outcome, int]:
         try:
-            async with asyncio.timeout(wanted.seconds):
+            async with asyncio.timeout(wanted.seconds * SLOWNESS):
                 answer = await worker.answer(wanted.room)
         except BaseException:
             self._staff.dismiss(worker)

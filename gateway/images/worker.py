@@ -80,6 +80,9 @@ def _answer(wanted: Task, encoded: int, result: int) -> bytes:
         return task.answer(Outcome.DONE, _decode(wanted, encoded, result))
     except MemoryError:
         return task.answer(Outcome.TOO_MUCH_MEMORY)
+    except RuntimeError as error:  # libheif's for all that goes wrong
+        is_memory = str(error).startswith("Memory allocation error")
+        return task.answer(Outcome.TOO_MUCH_MEMORY if is_memory else Outcome.DAMAGED)
     # Hostile bytes make Pillow raise nearly anything (OSError, SyntaxError, ValueError, EOFError, struct.error,
     # IndexError...), and its text can tell about this process (CVE-2026-22778 began with such a message).
     except Exception:  # noqa: BLE001

@@ -11,7 +11,7 @@ import pytest
 from msgspec import UNSET
 
 from gateway import captioning, prompts, routing, wire
-from gateway.auth import ANONYMOUS
+from gateway.auth import ANONYMOUS, Caller
 from gateway.cache import Cache
 from gateway.cache.memory import MemoryStore
 from gateway.captioning import Captioner
@@ -22,6 +22,7 @@ from gateway.directives import Directives
 from gateway.engine import Ask, Status
 from gateway.errors import EngineFault, InvalidRequest
 from gateway.images.ingest import Encoded, Ingest
+from gateway.images.places import for_team
 from gateway.life import State
 from tests import pictures
 
@@ -113,10 +114,12 @@ class Site:
 
     def __init__(self) -> None:
         self.visits = 0
+        self.teams: list[str] = []
 
     async def fetch(self, url: str, *, param: str) -> bytes:
         """The picture."""
         self.visits += 1
+        self.teams.append(for_team.get())
         return PNG
 
 
@@ -493,3 +496,11 @@ async def test_a_presets_text_and_its_object_are_one_generation(altgate: Make) -
 
     assert [words(ends[0]), words(ends[1]), ends[2].message.content] == [content, "a cat", content]
     assert len(engine.asked) == 1
+
+
+async def test_pictures_are_fetched_in_the_turn_of_the_callers_team(altgate: Make, site: Site) -> None:
+    """Who shares out downloads knows for whom they are."""
+    captioner = altgate(FakeEngine(answer("a cat"))).captioner
+    for team in ("one", "two"):
+        await captioner.prepare(request(), caller=Caller(key_id="k", team=team))
+    assert site.teams == ["one", "two"]

@@ -53,7 +53,7 @@ async def killed(sent: Sent, number: signal.Signals) -> int:
     await until(lambda: len(sent) > before)
     sent.holds = False
     os.kill(sent[-1], number)
-    if number is signal.SIGSEGV:  # which does nothing yet to one that holds still
+    if number in (signal.SIGSEGV, signal.SIGXCPU):  # which do nothing yet to one that holds still
         os.kill(sent[-1], signal.SIGCONT)
     return sent[-1]
 

@@ -1,11 +1,11 @@
-"""Sharing work, remembering failures, taking turns."""
+"""Sharing work, remembering failures."""
 
 import asyncio
 
 import pytest
 
 from gateway.images import flights
-from gateway.images.flights import Failures, Flights, NoPlaceError, Places
+from gateway.images.flights import Failures, Flights
 
 
 class Work:
@@ -86,40 +86,3 @@ def test_failures_are_remembered_for_a_while(monkeypatch: pytest.MonkeyPatch) ->
     assert 0 < sum(key in failures for key in keys) < len(keys) - 1
     now = 100.0 + flights.LONGEST_MEMORY + 0.1
     assert not any(key in failures for key in keys)
-
-
-async def test_places_are_given_in_turn() -> None:
-    """A host has its share, all hosts together have theirs, and a place that is given back is taken by the next."""
-    places = Places(total=2, per_host=1)
-    async with places.place("a", patience=1):
-        with pytest.raises(NoPlaceError):
-            async with places.place("a", patience=0.01):
-                pass
-        async with places.place("b", patience=1):
-            with pytest.raises(NoPlaceError):
-                async with places.place("c", patience=0.01):
-                    pass
-        async with places.place("c", patience=1):
-            pass
-    async with places.place("a", patience=1):
-        pass
-
-
-async def test_who_stops_waiting_takes_no_place() -> None:
-    """Nor leaves one behind."""
-    places = Places(total=1, per_host=1)
-
-    async def take() -> None:
-        async with places.place("a", patience=5):
-            await asyncio.Event().wait()
-
-    holder = asyncio.create_task(take())
-    await asyncio.sleep(0)
-    waiting = asyncio.create_task(take())
-    await asyncio.sleep(0)
-    waiting.cancel()
-    holder.cancel()
-    await asyncio.wait([holder, waiting])
-    async with places.place("a", patience=1):
-        assert places._total.locked()
-    assert not places._total.locked()

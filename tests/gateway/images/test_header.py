@@ -4,6 +4,7 @@ import random
 import struct
 import time
 import tracemalloc
+from io import BytesIO
 
 import pytest
 from hypothesis import given
@@ -137,6 +138,7 @@ TAGS = b"\xff\xe1\xff\xffExif\0\0II*\0\x08\0\0\0\xff\xff" + bytes(65535 - 18)
 LONG = {
     "fill before a marker": b"\xff\xd8" + b"\xff" * 2**22,
     "segments": b"\xff\xd8" + b"\xff\xfe\0\2" * 2**20,
+    "junk between segments": b"\xff\xd8" + (b"\xff\0" * 2**15 + b"\xff\xfe\0\2") * 2**6,
     "a segment of 64 kB that is not there": b"\xff\xd8\xff\xe1\xff\xff",
     "chunks": made.png((8, 8), before=[made.chunk(b"tEXt", b"a\0b")] * 100_000),
     "a chunk of 4 GB": made.png((8, 8))[:33] + b"\xff\xff\xff\xfftEXt",
@@ -160,6 +162,20 @@ def test_no_number_in_a_file_makes_work(name: str) -> None:
         outcome(data)
         took.append(time.perf_counter() - began)
     assert min(took) < 0.05
+
+
+@pytest.mark.parametrize(
+    "junk", [b"\xff", b"\xff\xff\xff", b"\0", b"\xff\0\0\xff\0", b"left by an editor", bytes(60_000)]
+)
+def test_junk_between_a_jpegs_segments_is_skipped(junk: bytes) -> None:
+    """As decoders do: editors leave some, and such pictures are shown everywhere."""
+    data = made.PICTURES["jpeg"]
+    at = data.index(b"\xff\xdb")
+    junked = data[:at] + junk + data[at:]
+    assert header.read(junked) == header.read(data)
+    assert Image.open(BytesIO(junked)).tobytes() == Image.open(BytesIO(data)).tobytes()
+    with pytest.raises(HeaderError):
+        header.read(data[:at] + bytes(70_000) + data[at:])
 
 
 def test_what_stands_behind_very_many_chunks_is_not_overlooked() -> None:

@@ -11,9 +11,9 @@ from msgspec.structs import replace
 from gateway.config import ImagesConfig
 from gateway.errors import Overloaded
 from gateway.images import connector
-from gateway.images.connector import MAX_LOOKUPS_PER_DOMAIN, SystemLookup
+from gateway.images.connector import SystemLookup
 from gateway.images.fetch import Fetcher
-from gateway.images.flights import NoPlaceError
+from gateway.images.places import NoPlaceError, for_team
 from gateway.values import Seconds
 
 from .conftest import Origin
@@ -40,7 +40,7 @@ async def test_a_slow_domain_leaves_lookups_to_others(origin: Origin, config: Im
     """It has a part of them; who does not get one is told to come back, for that is no failure of the name."""
     origin.answers["/"] = answer()
     async with Fetcher(replace(config, connect_timeout=Seconds(0.5))) as fetcher:
-        urls = [f"http://{at}.one.slow:{origin.port}/" for at in range(MAX_LOOKUPS_PER_DOMAIN)]
+        urls = [f"http://{at}.one.slow:{origin.port}/" for at in range(8)]  # which is a domain's part
         await asyncio.gather(*(assert_unreachable(fetcher, url) for url in urls))
         for _ in range(2):
             with pytest.raises(Overloaded):
@@ -48,11 +48,26 @@ async def test_a_slow_domain_leaves_lookups_to_others(origin: Origin, config: Im
         assert await fetcher.fetch(f"http://good.example:{origin.port}/", param=PARAM) == BODY
 
 
+async def test_many_slow_domains_leave_lookups_to_others() -> None:
+    """Not just one: and what a team's many take is not all, either."""
+    lookup = SystemLookup(patience=0.01)
+    hosts = [f"{number}.{letter}.slow" for letter in "abcdefghijkl" for number in range(20)]
+    slow = [asyncio.create_task(lookup(host)) for host in hosts]
+    _, waiting = await asyncio.wait(slow, timeout=0.2)
+    assert 12 <= len(waiting) < 64
+    assert await lookup("good.example") == ["127.0.0.1"]
+    for_team.set("another")
+    assert await lookup("good.example") == ["127.0.0.1"]
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*slow, return_exceptions=True)
+
+
 async def test_a_place_comes_back_with_the_end_of_its_lookup(
     slow: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And not when its client leaves, for its thread goes on."""
-    monkeypatch.setattr(connector, "MAX_LOOKUPS", 2)
+    monkeypatch.setattr(connector, "MAX_LOOKUPS", 4)
     lookup = SystemLookup(patience=0.1)
     for domain in ("one", "two"):
         with pytest.raises(TimeoutError):

@@ -26,16 +26,20 @@ async def test_a_picture_is_decoded(two: Pool) -> None:
     assert image.tobytes() == Image.open(BytesIO(SMALL)).tobytes()
 
 
-@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGSTOP])
-async def test_a_worker_that_dies_or_hangs_costs_one_picture(two: Pool, sent: Sent, number: signal.Signals) -> None:
-    """The others do not notice, and a worker is there for the next."""
+@pytest.mark.parametrize(
+    ("number", "reason"), [(signal.SIGSEGV, "damaged"), (signal.SIGSTOP, "time"), (signal.SIGXCPU, "time")]
+)
+async def test_a_worker_that_dies_or_hangs_costs_one_picture(
+    two: Pool, sent: Sent, number: signal.Signals, reason: str
+) -> None:
+    """Whether it has crashed, does nothing or used up its time; others do not notice, and one is there for the next."""
     await decoded(two)
-    victim = asyncio.create_task(two.decode(wanted(LARGE, seconds=2), LARGE, "victim", Memory))
+    victim = asyncio.create_task(two.decode(wanted(LARGE, seconds=0.2), LARGE, "victim", Memory))
     await killed(sent, number)
     await decoded(two)
     with pytest.raises(NotDecoded) as caught:
         await victim
-    assert caught.value.reason == ("time" if number is signal.SIGSTOP else "damaged")
+    assert caught.value.reason == reason
 
 
 async def test_a_worker_that_dies_is_in_the_log(two: Pool, sent: Sent, caplog: pytest.LogCaptureFixture) -> None:

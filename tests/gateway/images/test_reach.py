@@ -76,7 +76,7 @@ async def test_rebinding_gains_nothing(
     origin: Origin, forbidden: Origin, config: ImagesConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A name whose answers change is judged by the answer that is dialled, a thousand times."""
-    monkeypatch.setattr("gateway.images.fetch.MAX_DOWNLOADS_PER_HOST", 64)
+    monkeypatch.setattr("gateway.images.fetch.MAX_DOWNLOADS", 2**10)
     monkeypatch.setattr("gateway.images.fetch.PATIENCE", 60)
     rounds = 1000
     origin.answers["/"] = answer()

@@ -7,7 +7,8 @@ import pytest
 from gateway.config import ImagesConfig
 from gateway.errors import Overloaded
 from gateway.images import download, flights
-from gateway.images.fetch import Fetcher
+from gateway.images.fetch import MAX_DOWNLOADS, PATIENCE, Fetcher
+from gateway.images.places import for_team
 
 from .conftest import Origin
 from .network import BODY, PARAM, FakeDns, answer, assert_unreachable, refused
@@ -125,11 +126,38 @@ async def test_bodies_under_way_are_bounded_together(
         assert await fetcher.fetch(origin.url("/"), param=PARAM) == BODY
 
 
+async def test_many_slow_hosts_leave_downloads_to_others(origin: Origin, config: ImagesConfig) -> None:
+    """However many hosts do not answer: a good one is asked at once, for the same team and for another."""
+    go = asyncio.Event()
+
+    async def wait(writer: asyncio.StreamWriter) -> None:
+        await go.wait()
+        writer.write(answer())
+
+    origin.answers |= {"/slow": wait, "/": answer()}
+    hosts = [f"{number}.slow{number % 8}.example" for number in range(200)]
+    dns = FakeDns({host: [["127.0.0.1"]] for host in (*hosts, "good.example")})
+    async with Fetcher(config, lookup=dns) as fetcher:
+        urls = [f"http://{host}:{origin.port}/slow" for host in hosts]
+        slow = [asyncio.create_task(fetcher.fetch(url, param=PARAM)) for url in urls]
+        async with asyncio.timeout(30):
+            while MAX_DOWNLOADS - fetcher._places.left + len(fetcher._places._line) < len(slow):
+                await asyncio.sleep(0.001)
+        assert fetcher._places._line
+        for team, path in (("", "/"), ("another", "/?")):
+            for_team.set(team)
+            async with asyncio.timeout(PATIENCE / 2):
+                assert await fetcher.fetch(f"http://good.example:{origin.port}{path}", param=PARAM) == BODY
+        go.set()
+        assert await asyncio.gather(*slow) == [BODY] * 200
+        assert fetcher._places.left == MAX_DOWNLOADS
+
+
 async def test_one_host_has_a_share_of_the_downloads(
     origin: Origin, config: ImagesConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Others wait their turn; who waits too long is told to come back, and nothing is held against the URL."""
-    monkeypatch.setattr("gateway.images.fetch.MAX_DOWNLOADS_PER_HOST", 2)
+    monkeypatch.setattr("gateway.images.fetch.MAX_DOWNLOADS", 19)  # of which a domain may have two
     monkeypatch.setattr("gateway.images.fetch.PATIENCE", 0.1)
     go = asyncio.Event()
 

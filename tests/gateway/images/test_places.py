@@ -1,0 +1,179 @@
+"""Room that is shared out: who gets a place at once, who waits, and what the slow leave to the others."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.images.places import NoPlaceError, Places, domain_of, for_team
+
+from .conftest import STEADY
+
+
+@asynccontextmanager
+async def held(places: Places, hosts: Sequence[str], team: str = "") -> AsyncIterator[int]:
+    """Holds a place for each of the hosts that gets one at once, for a team; how many did."""
+    async with AsyncExitStack() as stack:
+        count = 0
+        for host in hosts:
+            for_team.set(team)
+            try:
+                await stack.enter_async_context(places.place(host, patience=0))
+            except NoPlaceError:
+                continue
+            count += 1
+        yield count
+
+
+async def test_a_domain_has_a_part_of_them() -> None:
+    """Whatever its hosts are called; and all of it comes back."""
+    places = Places(128)
+    async with held(places, [f"{number}.slow.example" for number in range(50)]) as count:
+        assert (count, places.left) == (8, 120)
+        async with held(places, ["slow.example", "fast.example", "slow.test"]) as others:
+            assert others == 2
+    assert places.left == 128
+    assert not places._domains
+
+
+async def test_the_slow_leave_some_to_those_who_come() -> None:
+    """The more slow domains there are, the fewer places has each; and one more finds some, until there are dozens."""
+    places = Places(128)
+    async with AsyncExitStack() as stack:
+        counts: list[int] = []
+        while not counts or counts[-1]:
+            hosts = [f"{host}.slow{len(counts)}.example" for host in range(64)]
+            counts.append(await stack.enter_async_context(held(places, hosts)))
+        assert sorted(counts, reverse=True) == counts
+        assert len(counts) > 20
+        assert places.left == 64  # for other teams
+
+
+async def test_a_team_leaves_as_much_as_it_takes() -> None:
+    """However many domains it asks for: the next team gets half of what is left, and so on."""
+    places = Places(64)
+    many = [f"{number}.example{number}" for number in range(128)]
+    async with (
+        held(places, many[:64], "one") as ones,
+        held(places, many[64:], "two") as twos,
+        held(places, ["good.example"], "three") as threes,
+    ):
+        assert (ones, twos, threes) == (32, 16, 1)
+
+
+async def test_one_teams_slow_domain_is_no_other_teams() -> None:
+    """What one of them waits for, another may ask for all the same."""
+    places = Places(64)
+    hosts = [f"{number}.slow.example" for number in range(64)]
+    async with held(places, hosts, "one") as ones, held(places, hosts, "two") as twos:
+        assert (ones, twos) == (4, 4)
+
+
+async def test_whoever_waits_is_served_in_turn() -> None:
+    """But for those whose part is taken: they hold nobody up."""
+    places, order = Places(3), []
+
+    async def work(name: str, host: str, done: asyncio.Event) -> None:
+        async with places.place(host, patience=30):
+            order.append(name)
+            await done.wait()
+
+    first, second = asyncio.Event(), asyncio.Event()
+    names = [("a", "slow.example", first), ("b", "slow.example", second), ("c", "fast.example", second)]
+    tasks = []
+    for name in names:
+        tasks.append(asyncio.create_task(work(*name)))
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert order == ["a", "c"]
+    first.set()
+    while len(order) < 3:
+        await asyncio.sleep(0)
+    second.set()
+    await asyncio.gather(*tasks)
+    assert (order, places.left) == (["a", "c", "b"], 3)
+
+
+async def test_who_waits_too_long_is_told() -> None:
+    """And is out of the line."""
+    places = Places(3)
+    async with places.place("a", patience=1):
+        with pytest.raises(NoPlaceError):
+            async with places.place("a", patience=0.01):
+                pass
+        assert not places._line
+    assert places.left == 3
+
+
+async def test_who_stops_waiting_takes_no_place() -> None:
+    """Nor leaves one behind, not even when it came in the same moment."""
+    places = Places(3)
+
+    async def take() -> None:
+        async with places.place("a", patience=5):
+            await asyncio.Event().wait()
+
+    holder, *waiting = [asyncio.create_task(take()) for _ in range(3)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    holder.cancel()
+    await asyncio.sleep(0)  # now the first who waits has got the place, and not noticed yet
+    for each in waiting:
+        each.cancel()
+    await asyncio.wait([holder, *waiting])
+    assert (places.left, len(places._line)) == (3, 0)
+    async with places.place("a", patience=1):
+        assert places.left == 2
+
+
+@STEADY
+@given(st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from("xyz")) | st.integers(0, 23), max_size=80))
+def test_nobody_holds_more_than_is_left(steps: list[tuple[str, str] | int]) -> None:
+    """Whatever comes and goes: who is refused has its part, and every place is counted once."""
+
+    async def walk() -> None:
+        places = Places(24)
+        taken: list[AbstractAsyncContextManager[None]] = []
+        for step in steps:
+            if isinstance(step, int):
+                if step < len(taken):
+                    await taken.pop(step).__aexit__(None, None, None)
+            elif place := await taken_at_once(places, *step):
+                taken.append(place)
+            sums = sum(places._domains.values()), sum(places._teams.values())
+            assert sums == (len(taken), len(taken))
+            assert places.left == 24 - len(taken)
+
+    asyncio.run(walk())
+
+
+async def taken_at_once(places: Places, host: str, team: str) -> AbstractAsyncContextManager[None] | None:
+    """A place, None where there is none for them."""
+    for_team.set(team)
+    fits, place = places.fits(team, host), places.place(host, patience=0)
+    try:
+        await place.__aenter__()
+    except NoPlaceError:
+        assert not fits
+        return None
+    assert fits
+    assert places._teams[team] <= places.left + 1
+    return place
+
+
+@pytest.mark.parametrize(
+    ("host", "domain"),
+    [
+        ("a.b.example.com", "example.com"),
+        ("example.com.", "example.com"),
+        ("com", "com"),
+        ("93.184.215.14", "93.184.215.14"),
+        ("2606:4700::1", "2606:4700::1"),
+    ],
+)
+def test_what_belongs_together(host: str, domain: str) -> None:
+    """Names that end alike, and each address by itself."""
+    assert domain_of(host) == domain
