@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway import asked, completion, promises, routing, wire
+from gateway import asked, completion, mending, promises, routing, wire
 from gateway.auth import Caller
 from gateway.cache import Cache, Stored, key, loaded
 from gateway.catalogue import Model
@@ -279,6 +279,8 @@ class Captioner:
             else:
                 made = await engine.complete(ask, wait=wait)
                 choices, usage = made.choices, made.usage
+                if mending.applies(job.asked, job.model):
+                    choices = [mending.whole(choice) for choice in choices]
                 promises.ensure_kept(job.asked, choices)
         seconds = time.monotonic() - flight.begun if flight.begun is not None else 0.0
         if job.key is not None and promises.is_complete(choices) and promises.are_kept(job.asked, choices):
@@ -323,9 +325,11 @@ async def _gathered(
     job: Job, chunks: AsyncGenerator[Chunk, None], flight: Flight
 ) -> tuple[list[wire.Choice], wire.Usage]:
     """The whole of a streamed answer, each piece of which is passed on at once."""
-    gathered = completion.Gathered()
+    gathered, mends = completion.Gathered(), mending.applies(job.asked, job.model)
     async with aclosing(chunks):
         async for chunk in chunks:
+            if mends:
+                chunk = mending.piece(chunk)  # noqa: PLW2901 - from here on there is no other
             gathered.add(chunk)
             if chunk.choices:
                 await flight.publish(chunk)

@@ -39,6 +39,7 @@ PURE = (
     "gateway/asked.py",
     "gateway/neutral.py",
     "gateway/promises.py",
+    "gateway/mending.py",
     "gateway/directives.py",
     "gateway/turns.py",
     "gateway/breaker.py",

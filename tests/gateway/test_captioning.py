@@ -249,6 +249,25 @@ async def test_an_answer_that_was_cut_off_is_given_and_not_kept(
     assert [(cached, choice.finish_reason) for cached, choice in answers] == [("miss", reason)] * 2
 
 
+@pytest.mark.parametrize("fields", [IN_FORMAT, TOOLS], ids=["words", "call"])
+async def test_raw_control_characters_in_a_constrained_answer_are_mended(altgate: Make, fields: dict[str, Any]) -> None:
+    """vLLM lets them into strings that have a limit. Whole and streamed the answer is JSON that says the same."""
+    raw = '{"colour": "r\x01\td"}'
+    tool = {"tool_calls": [{"id": "c", "function": {"name": "f", "arguments": raw}}]}
+    whole, delta = (answer(raw), {"content": raw}) if fields is IN_FORMAT else (calling(raw), tool)
+    (_, told), (_, streamed) = (
+        await altgate(FakeEngine(whole), "vllm").answer(**fields),
+        await altgate(FakeEngine(streamed=chunks(delta)), "vllm").stream(**fields),
+    )
+    gathered = Gathered()
+    for chunk in streamed:
+        gathered.add(chunk)
+
+    for message in (told.message, gathered.result()[0][0].message):
+        text = message.tool_calls[0].function.arguments if message.tool_calls else message.content
+        assert json.loads(text or "") == {"colour": "r\x01\td"}
+
+
 BROKEN = [
     (IN_FORMAT, answer('{"colour": "crimson"}')),
     (IN_FORMAT, answer("It is red.")),
