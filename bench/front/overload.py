@@ -2,8 +2,9 @@
 
 An engine elsewhere with a known capacity behind a gateway that lets as many requests in as keep it busy. Requests come
 at their time, whether or not those before them were answered, at so many times the capacity; none is in a cache. The
-gateway has a core of its own. The last column is the 99th percentile, in milliseconds, of how late the client itself is
-woken up: what the machine adds to every latency. Peak is the best rate of good answers at up to the capacity itself.
+gateway has a core of its own. The last columns are what it had of a core, and for how much of the time it had to wait
+for one: where that is not next to nothing, others are at work on the machine, and latencies say little. Peak is the
+best rate of good answers at up to the capacity itself.
 """
 
 import argparse
@@ -97,20 +98,18 @@ async def _run(port: int, pid: int, body: bytes, seconds: float) -> None:
     await offered(pool, body, CAPACITY / 2, 2.0)
     peak = 0.0
     print(f"a capacity of {CAPACITY:.0f} a second, bodies of {len(body):,} bytes")
-    print("  load  good/s  of peak   p50 ms   p99 ms | refused/s   p50 ms   p99 ms | lost   core    MiB | noise")
+    print("  load  good/s  of peak   p50 ms   p99 ms | refused/s   p50 ms   p99 ms | lost    MiB |  used waited")
     for multiple in MULTIPLES:
-        before, delays = processor(pid), list[float]()
-        watch = asyncio.create_task(lateness(delays))
+        used, waited = processor(pid)
         told = await offered(pool, body, multiple * CAPACITY, seconds)
-        watch.cancel()
-        used = (processor(pid) - before) / seconds
+        used, waited = (now - before for now, before in zip(processor(pid), (used, waited), strict=True))
         good, refused = ([each.seconds for each in told if each.status == status] for status in (OK, REFUSED))
         peak = max(peak, len(good)) if multiple <= 1 else peak
         print(
             f"{multiple:5.1f}x {len(good) / seconds:7.1f} {len(good) / peak:8.3f} {percentile(good, 0.5):8.1f} "
             f"{percentile(good, 0.99):8.1f} | {len(refused) / seconds:9.1f} {percentile(refused, 0.5):8.1f} "
-            f"{percentile(refused, 0.99):8.1f} | {len(told) - len(good) - len(refused):4} {used:6.2f} "
-            f"{memory(pid):6.1f} | {percentile(delays, 0.99):5.1f}"
+            f"{percentile(refused, 0.99):8.1f} | {len(told) - len(good) - len(refused):4} {memory(pid):6.1f} | "
+            f"{used / seconds:5.2f} {waited / seconds:6.2f}"
         )
     pool.close()
 
@@ -123,14 +122,6 @@ async def offered(pool: Pool, body: bytes, rate: float, seconds: float) -> list[
             await asyncio.sleep(wait)
         tasks.append(asyncio.create_task(pool.ask(request(body))))
     return [*await asyncio.gather(*tasks)]
-
-
-async def lateness(delays: list[float]) -> None:
-    """How late the machine itself wakes up who has slept, which is in all latencies; does not return."""
-    while True:
-        began = time.perf_counter()
-        await asyncio.sleep(0.005)
-        delays.append(time.perf_counter() - began - 0.005)
 
 
 def request(body: bytes) -> bytes:
@@ -157,10 +148,10 @@ def picture(size: int) -> str:
     return f"data:image/png;base64,{base64.b64encode(pictures.encoded(noise, compress_level=0)).decode()}"
 
 
-def processor(pid: int) -> float:
-    """The seconds of a core that a process has used."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+def processor(pid: int) -> tuple[float, float]:
+    """The seconds that a process has had a core, and those in which it wanted one and had to wait."""
+    threads = [thread.joinpath("schedstat").read_text().split() for thread in Path(f"/proc/{pid}/task").iterdir()]
+    return sum(int(thread[0]) for thread in threads) / 1e9, sum(int(thread[1]) for thread in threads) / 1e9
 
 
 def memory(pid: int) -> float:

@@ -6,6 +6,7 @@ from typing import Any
 
 from litestar import HttpMethod, Request, Response, route
 from litestar.handlers import HTTPRouteHandler
+from litestar.params import FromPath
 from msgspec import UNSET
 
 from gateway import routing, wire
@@ -29,7 +30,7 @@ def routes(captioner: Captioner) -> list[HTTPRouteHandler]:
         return Response(wire.encode(listed), media_type="application/json")
 
     @route(["/v1/models/{name:path}", "/models/{name:path}"], http_method=READ)
-    async def show(request: Request[Any, Any, Any], name: str) -> Response[bytes]:
+    async def show(request: Request[Any, Any, Any], name: FromPath[str]) -> Response[bytes]:
         """Shows one model, by its name or by an alias."""
         asked = name.removeprefix("/")
         models = caller_of(request.scope).visible(captioner.models)
