@@ -11,6 +11,7 @@ from typing import Self
 log = logging.getLogger(__name__)
 
 STOP_PATIENCE = 20.0  # seconds; engines drain for 10, and vLLM takes some more to put its things away
+LEASH_PATIENCE = 2.0  # seconds that it may take to clear away what it would leave behind when it is killed
 LAST_WORDS = 1.0  # seconds for what a dead child has printed
 LONGEST_LINE = 2000  # characters
 BLOCK = 65536  # bytes
@@ -26,7 +27,8 @@ class Child:
 
     def __init__(self, process: asyncio.subprocess.Process, leash: int, reading: asyncio.Task[None]) -> None:
         self._process = process
-        self._leash = leash
+        self._leash: int | None = leash
+        self._insisting: asyncio.TimerHandle | None = None
         self._reading = reading
 
     @classmethod
@@ -68,9 +70,10 @@ class Child:
         return await self._process.wait()
 
     def kill(self) -> None:
-        """Ends it at once, with everything that it started."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
+        """Ends it, with everything that it started: lets go of the leash, and insists after a moment."""
+        self._let_go()
+        if self._insisting is None:
+            self._insisting = asyncio.get_running_loop().call_later(LEASH_PATIENCE, self._kill_all)
 
     async def close(self) -> None:
         """Asks it to end, insists after a while, and takes along what it has started and printed."""
@@ -83,11 +86,24 @@ class Child:
                     await self.wait()
             except TimeoutError:
                 log.warning("process %d did not end in %.0f s and is killed", self.pid, STOP_PATIENCE)
-        self.kill()
+                self.kill()
+                await self.wait()
+        if self._insisting is not None:
+            self._insisting.cancel()
+        self._kill_all()
         await self.wait()
         await asyncio.wait({self._reading}, timeout=LAST_WORDS)
         self._reading.cancel()
-        os.close(self._leash)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        leash, self._leash = self._leash, None
+        if leash is not None:
+            os.close(leash)
+
+    def _kill_all(self) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
 
 
 async def _read(log_end: int, on_line: Callable[[str], None]) -> None:

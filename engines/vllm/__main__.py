@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from engines.loading import LoadError
+from engines.vllm import family
 from engines.vllm.checkpoints import ensure_servable, ready
 from engines.vllm.command import Address, Served, command, environment
 from engines.vllm.sentences import explained
@@ -81,7 +82,7 @@ def run(arguments: Sequence[str], environ: dict[str, str], tail: deque[str]) -> 
     """
     told = threading.Event()
     process = subprocess.Popen(  # noqa: S603 - our own interpreter, and the operator's options
-        arguments, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        family.tied(arguments), env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
 
     def end(*_: object) -> None:
@@ -93,7 +94,8 @@ def run(arguments: Sequence[str], environ: dict[str, str], tail: deque[str]) -> 
     relay = threading.Thread(target=_relay, args=(process, tail), daemon=True)
     relay.start()
     code = process.wait()
-    relay.join(timeout=1.0)  # a child of vLLM may hold its end of the pipe open for longer
+    family.end_others()
+    relay.join(timeout=1.0)
     return 0 if told.is_set() else code
 
 
@@ -107,9 +109,7 @@ def _end_with_the_gateway() -> None:
     """Whatever ended the gateway, our stdin is closed then: nothing that we have started is to outlive it."""
     while os.read(sys.stdin.fileno(), 1024):  # not by Python's own buffer, whose lock an exit would find taken
         pass
-    if os.getpgrp() == os.getpid():
-        os.killpg(0, signal.SIGKILL)
-    os.kill(os.getpid(), signal.SIGKILL)
+    family.end_all()
 
 
 def _report(phase: str, progress: float) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway import child as child_module
 from gateway.errors import EngineUnavailable
 from gateway.life import Health, Nap, Probe, State
 from gateway.process import Process, nothing_missing
@@ -147,6 +148,44 @@ async def test_an_obstacle_is_told_and_nothing_is_started(tmp_path: Path, monkey
         await child.ensure_ready(30)
 
         assert child.reason is None
+
+
+async def test_one_that_is_killed_may_clear_away_what_it_would_leave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is let off its leash, which it knows the meaning of."""
+    monkeypatch.setattr(child_module, "LEASH_PATIENCE", 20.0)
+    code = f"import pathlib, sys; sys.stdin.read(); pathlib.Path({str(tmp_path / 'cleared')!r}).touch()"
+    async with process(python(code), loading, start_timeout=0.1) as child:
+        with pytest.raises(EngineUnavailable, match="not ready within"):
+            await child.ensure_ready(30)
+
+    assert (tmp_path / "cleared").exists()
+
+
+async def test_one_that_is_killed_and_does_not_end_is_ended_with_all_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A moment later."""
+    monkeypatch.setattr(child_module, "LEASH_PATIENCE", 0.05)
+    told = tmp_path / "pid"
+    code = (
+        "import pathlib, subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(1000)'])\n"
+        f"pathlib.Path({str(told)!r}).write_text(f'{{child.pid}}\\n')\n"
+        "time.sleep(1000)"
+    )
+
+    async def started() -> Health:
+        return Health(ready=told.exists() and told.read_text().endswith("\n"))
+
+    async with process(python(code), started) as child:
+        await child.ensure_ready(30)
+        started_by_it = os.pidfd_open(int(told.read_text()))
+        child.give_up("it is to be seen")
+
+        await until(lambda: bool(select.select([started_by_it], [], [], 0)[0]))
+    os.close(started_by_it)
 
 
 async def test_a_child_ends_when_the_gateway_is_killed(tmp_path: Path) -> None:

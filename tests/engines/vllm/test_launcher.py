@@ -5,11 +5,14 @@ import select
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
 from engines.vllm.__main__ import parse
+from engines.vllm.family import tied
 
 ROOT = Path(__file__).parents[3]
 ARGUMENTS = ["--model=m", "--source=/s", "--uds=/u", "--max-model-len=64"]
@@ -92,39 +95,122 @@ def test_a_missing_checkpoint_is_one_sentence() -> None:
     assert "/nowhere" not in said
 
 
-def test_nothing_outlives_the_gateway(tmp_path: Path) -> None:
-    """When the parent's end of stdin closes, the launcher, vLLM and what vLLM has started are gone."""
-    program = (
-        "import os, subprocess, sys, time\n"
-        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(1000)'])\n"
-        "print(os.getpid(), child.pid, flush=True)\n"
-        "time.sleep(1000)"
-    )
-    code = (
-        "import sys, threading\n"
-        "from collections import deque\n"
-        "from engines.vllm import __main__ as launcher\n"
-        "threading.Thread(target=launcher._end_with_the_gateway, daemon=True).start()\n"
-        "launcher.run([sys.executable, '-c', sys.argv[1]], None, deque(maxlen=1))\n"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, program],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        start_new_session=True,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    pids = [os.pidfd_open(int(pid)) for pid in process.stdout.readline().split()]
-    process.stdin.close()
+SHARES_MEMORY = """
+import os, signal, subprocess, sys, time
+from multiprocessing import resource_tracker, shared_memory
+shared = shared_memory.SharedMemory(create=True, size=4096)
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"])
+print(os.getpid(), child.pid, resource_tracker._resource_tracker._pid, shared.name, flush=True)
+def ends(*_):
+    child.kill()
+    shared.unlink()
+    sys.exit(0)
+signal.signal(signal.SIGTERM, ends)
+time.sleep(1000)
+"""
+ON_A_LEASH = """
+import sys, threading
+from collections import deque
+from engines.vllm import __main__ as launcher
+threading.Thread(target=launcher._end_with_the_gateway, daemon=True).start()
+launcher.run([sys.executable, "-c", sys.argv[1]], None, deque(maxlen=1))
+"""
 
-    assert process.wait(30) == -signal.SIGKILL
-    for pid in pids:
-        assert select.select([pid], [], [], 30)[0]
-        os.close(pid)
-    process.stdout.close()
+
+class Family:
+    """A launcher with a program in vLLM's place that shares memory with a child, as vLLM does."""
+
+    def __init__(self) -> None:
+        self.launcher = subprocess.Popen(
+            [sys.executable, "-c", ON_A_LEASH, SHARES_MEMORY],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            start_new_session=True,
+        )
+        assert self.launcher.stdout is not None
+        *pids, name = self.launcher.stdout.readline().split()
+        self.server, self.child, self.tracker = map(int, pids)
+        self.memory = Path("/dev/shm") / name
+        assert self.memory.exists()
+        self._watched = [os.pidfd_open(int(pid)) for pid in pids]
+
+    def let_go(self) -> None:
+        """The parent's end of the launcher's stdin closes."""
+        assert self.launcher.stdin is not None
+        self.launcher.stdin.close()
+
+    def wait(self) -> int:
+        """Returns when all of it has ended, with the launcher's exit code."""
+        code = self.launcher.wait(30)
+        for watched in self._watched:
+            assert select.select([watched], [], [], 30)[0]
+        return code
+
+    def close(self) -> None:
+        """Ends what a failed test has left."""
+        for watched in self._watched:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(watched, signal.SIGKILL)
+            os.close(watched)
+        with self.launcher:
+            self.launcher.kill()
+        self.memory.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def family() -> Iterator[Family]:
+    """One that runs."""
+    with closing(Family()) as running:
+        yield running
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+def test_nothing_outlives_the_gateway(family: Family, hangs: bool) -> None:
+    """When the parent's end of stdin closes, the launcher, vLLM and what vLLM has started are gone, and so is the
+    memory that they shared; also when they hang.
+    """
+    for pid in (family.server, family.child) if hangs else ():
+        os.kill(pid, signal.SIGSTOP)
+    family.let_go()
+
+    assert family.wait() == -signal.SIGKILL
+    assert not family.memory.exists()
+
+
+def test_nothing_outlives_a_launcher_that_is_killed(family: Family) -> None:
+    """As when the gateway is killed at the same time, so that nobody is there to do it: vLLM is told to end."""
+    family.launcher.kill()
+
+    assert family.wait() == -signal.SIGKILL
+    assert not family.memory.exists()
+
+
+def test_nothing_outlives_a_server_that_is_killed(family: Family) -> None:
+    """As when memory runs out: what it has started does not notice by itself."""
+    os.kill(family.server, signal.SIGKILL)
+
+    assert family.wait() == 0
+    assert not family.memory.exists()
+
+
+def test_who_tidies_up_for_too_long_is_ended_too(family: Family) -> None:
+    """A tracker that hangs does not hold up the end."""
+    os.kill(family.tracker, signal.SIGSTOP)
+    family.let_go()
+
+    assert family.wait() == -signal.SIGKILL
+
+
+def test_who_starts_when_the_launcher_is_gone_does_not_stay() -> None:
+    """Between its start and its being tied the launcher may have died."""
+    arguments = tied([sys.executable, "-c", "print('up')"])
+    arguments[arguments.index(str(os.getpid()))] = "1"
+
+    done = subprocess.run(arguments, capture_output=True, check=False)
+
+    assert (done.returncode, done.stdout) == (1, b"")
 
 
 @pytest.mark.parametrize("missing", ["--source=/s", "--model=m", "--uds=/u"])
