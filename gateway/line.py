@@ -4,6 +4,7 @@ Who keeps the engine's process, starts it and ends it, is the `Keeper`: this pro
 workers.
 """
 
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from http import HTTPStatus
@@ -24,9 +25,9 @@ PROBE_TIMEOUT = 2.0  # seconds
 
 
 class Visit:
-    """A request's use of an engine; `heard` becomes True once anything of an answer has come."""
+    """A request's use of an engine; `heard_at` is when something of an answer has come last, by the monotonic clock."""
 
-    heard = False
+    heard_at: float | None = None
 
 
 class Keeper(Protocol):
@@ -110,7 +111,7 @@ class Line:
         Raises:
             GatewayError: the engine refused, is not there, failed or took too long.
         """
-        return await upstream.whole(self._sent(ask, wait), self._name)
+        return await upstream.whole(self._sent(ask, wait, upstream.Heard()), self._name)
 
     def stream(self, ask: Ask, wait: float | None) -> AsyncGenerator[wire.Chunk, None]:
         """The answer as it is made.
@@ -118,7 +119,8 @@ class Line:
         Raises:
             GatewayError: as `complete`, and also in the middle.
         """
-        return upstream.streamed(self._sent(ask, wait), self._name, self._request_timeout)
+        heard = upstream.Heard()
+        return upstream.streamed(self._sent(ask, wait, heard), self._name, self._request_timeout, heard=heard)
 
     async def probe(self) -> Health | None:
         """What the engine says of its health; None when it says nothing that can be understood."""
@@ -149,7 +151,7 @@ class Line:
         return self._session
 
     @asynccontextmanager
-    async def _sent(self, ask: Ask, wait: float | None) -> AsyncIterator[upstream.Response]:
+    async def _sent(self, ask: Ask, wait: float | None, heard: upstream.Heard) -> AsyncIterator[upstream.Response]:
         """The response to a request, once its status says that there is an answer."""
         patience = self._cold_start_wait if wait is None else wait
         async with self._keeper.visited(patience) as visit:
@@ -167,7 +169,9 @@ class Line:
                 # A request that killed its engine would kill the next one too, so it is not tried again here.
                 raise await self._gone() from None
             finally:
-                visit.heard = response is not None and response.content.total_bytes > 0
+                if heard.at is None and response is not None and response.content.total_bytes > 0:
+                    heard.at = time.monotonic()
+                visit.heard_at = heard.at
 
     async def _is_dead(self) -> bool:
         """Whether what failed was no request but the engine, whose server may outlive it and answer: vLLM's does."""

@@ -56,7 +56,7 @@ class LocalEngine:
         self._request_timeout = request_timeout
         self._loading: asyncio.Task[None] | None = None
         self._unanswered = 0
-        self._heard_at = 0.0
+        self._heard_at = self._unanswered_since = 0.0
         self._line = Line(name, socket, self, cold_start_wait=cold_start_wait, request_timeout=request_timeout)
         self.process = Process(
             name,
@@ -153,9 +153,12 @@ class LocalEngine:
     def _note(self, visit: Visit, since: float) -> None:
         """Counts requests that met their limit unanswered. An engine that answers none, whatever its health, hangs."""
         now = time.monotonic()
-        if visit.heard:
-            self._heard_at, self._unanswered = now, 0
-        elif now >= since + self._request_timeout and self._heard_at < since:
+        if visit.heard_at is not None and visit.heard_at > self._heard_at:
+            self._heard_at = visit.heard_at
+        if self._heard_at >= self._unanswered_since:
+            self._unanswered = 0
+        if visit.heard_at is None and now >= since + self._request_timeout and self._heard_at < since:
+            self._unanswered_since = since
             self._unanswered += 1
         if self._unanswered == MOST_UNANSWERED:
             self._unanswered = 0

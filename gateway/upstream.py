@@ -74,6 +74,12 @@ class _Envelope(Struct, frozen=True):
 _decode_error = msgspec.json.Decoder(_Envelope).decode
 
 
+class Heard:
+    """When something of an answer has come last, by the monotonic clock."""
+
+    at: float | None = None
+
+
 async def whole(sent: Sent, name: str) -> wire.ChatCompletion:
     """A whole answer of the model called `name`.
 
@@ -88,8 +94,12 @@ async def whole(sent: Sent, name: str) -> wire.ChatCompletion:
             raise no_answer(name) from None
 
 
-async def streamed(sent: Sent, name: str, limit: float, secret: str = "") -> AsyncGenerator[wire.Chunk, None]:
+async def streamed(
+    sent: Sent, name: str, limit: float, secret: str = "", *, heard: Heard | None = None
+) -> AsyncGenerator[wire.Chunk, None]:
     """The answer as it is made, for `limit` seconds; `secret` is blotted out of what the engine says of an error.
+
+    `heard` is told when something comes.
 
     Raises:
         GatewayError: as `whole`, and also in the middle.
@@ -97,7 +107,10 @@ async def streamed(sent: Sent, name: str, limit: float, secret: str = "") -> Asy
     async with sent as response:
         deadline = time.monotonic() + limit
         async for data in _events(response):
-            if time.monotonic() > deadline:  # its client reads so slowly that the connection's own limit sees no wait
+            now = time.monotonic()
+            if heard is not None:
+                heard.at = now
+            if now > deadline:  # its client reads so slowly that the connection's own limit sees no wait
                 raise too_slow(name, limit)
             if data == DONE:
                 await _finish(response)

@@ -82,7 +82,7 @@ class Contact:
         try:
             yield visit
         finally:
-            self.tell(Leave(number, visit.heard))
+            self.tell(Leave(number, visit.heard_at))
 
     async def borrow(self, wish: Wish) -> int:
         """The same for who says `Leave` with the number that it returns.

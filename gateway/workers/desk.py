@@ -38,7 +38,7 @@ class _Call:
     def __init__(self) -> None:
         self.task: asyncio.Task[None] | None = None
         self.lent = False
-        self.left: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.left: asyncio.Future[float | None] = asyncio.get_running_loop().create_future()
 
 
 class Desk:
@@ -59,8 +59,8 @@ class Desk:
         match messages.decode_from_worker(frame):
             case messages.Call(number, wish):
                 self._begin(number, wish)
-            case messages.Leave(number, heard):
-                self._end(number, heard=heard)
+            case messages.Leave(number, heard_at):
+                self._end(number, heard_at)
             case messages.GiveBack(caller, taken):
                 self._give_back(caller, taken)
             case messages.Keep(key, data):
@@ -103,12 +103,12 @@ class Desk:
         call = self._calls[number] = _Call()
         call.task = asyncio.create_task(self._answer(number, wish, call))
 
-    def _end(self, number: int, *, heard: bool) -> None:
+    def _end(self, number: int, heard_at: float | None) -> None:
         call = self._calls.get(number)
         if call is None or call.task is None:
             return
         if call.lent:
-            call.left.set_result(heard)
+            call.left.set_result(heard_at)
         else:
             call.task.cancel()
 
@@ -135,9 +135,9 @@ class Desk:
         async with what as visit:
             call.lent = True
             self._send(Reply(number, Done()))
-            heard = await call.left
+            heard_at = await call.left
             if visit is not None:
-                visit.heard = heard
+                visit.heard_at = heard_at
 
     async def _result(self, wish: Wish) -> Result:
         match wish:

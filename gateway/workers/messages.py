@@ -110,10 +110,10 @@ class Call(Message, frozen=True):
 
 
 class Leave(Message, frozen=True):
-    """What was lent by that call is given back; `heard` says whether the engine has answered anything."""
+    """What was lent by that call is given back; `heard_at` is when the engine has last answered something."""
 
     id: int
-    heard: bool = False
+    heard_at: float | None = None  # by the monotonic clock, which is one for all processes
 
 
 class Serving(Message, frozen=True):

@@ -277,6 +277,20 @@ async def test_an_engine_that_leaves_requests_unanswered_is_replaced(
     assert "left 3 requests in a row without an answer" in caplog.text
 
 
+async def test_a_stream_that_begun_before_its_engine_hung_hides_nothing(tmp_path: Path) -> None:
+    """What was heard of it then says nothing of later; one that goes on shows that the engine works."""
+    async with alone(tmp_path, f"--go={tmp_path / 'never'}", request_timeout=0.5) as engine:
+        await engine.complete(request())
+        pid = engine.process.pid
+        begun = engine.stream(streamed("slow"))
+        await anext(begun)
+        hanging = [engine.complete(request("hang")) for _ in range(MOST_UNANSWERED)]
+        outcomes = await asyncio.gather(words(begun), *hanging, return_exceptions=True)
+
+        assert {type(outcome) for outcome in outcomes} == {EngineTimeout}
+        await until(lambda: engine.process.pid not in (pid, None))
+
+
 async def test_an_engine_that_died_under_its_server_is_replaced(engine: LocalEngine) -> None:
     """Who was told to come back is served by another process."""
     await engine.complete(request())

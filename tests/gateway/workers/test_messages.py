@@ -44,7 +44,7 @@ FROM_WORKER: list[Message] = [
     messages.Call(1, messages.Forget(Selection(scope="t", digest="0" * 64))),
     messages.Call(1, messages.Count()),
     messages.Call(1, messages.Gather("metrics", b"\x00\xff")),
-    messages.Leave(1, heard=True),
+    messages.Leave(1, heard_at=1.5),
     messages.Serving("in memory"),
     messages.Want("demo"),
     messages.CannotAnswer("demo"),
