@@ -394,7 +394,7 @@ def test_a_core_that_dies_is_replaced_and_nothing_outlives_the_gateway(
     checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
     """When the process with the model is killed, its requests are told so and later ones are answered; when the gateway
-    is killed, vLLM goes with all its processes.
+    is killed, vLLM goes with all its processes. Neither leaves the memory that they shared behind.
     """
     settings = f"[engines]\npreload = []\n{_section('gemma', checkpoints['gemma'])}"
     with running_server(tmp_path, settings=settings) as running:
@@ -405,12 +405,14 @@ def test_a_core_that_dies_is_replaced_and_nothing_outlives_the_gateway(
             )
             _until(lambda: _running(running) == 1)
             (core,) = (pid for pid in _descendants(running.process.pid) if "EngineCore" in _name(pid))
+            memory = _shared_memory(running)
             os.kill(core, signal.SIGKILL)
             lost = under_way.result()
         assert (lost.status, lost.error["code"]) == (503, "engine_unavailable")
         assert "went away" in lost.error["message"]
         assert chat(running, model="tiny-gemma", max_tokens=1).status == 200
 
+        memory |= _shared_memory(running)
         family_tree = [os.pidfd_open(pid) for pid in _descendants(running.process.pid)]
         running.process.send_signal(signal.SIGKILL)
         running.process.wait()
@@ -419,6 +421,15 @@ def test_a_core_that_dies_is_replaced_and_nothing_outlives_the_gateway(
         for process in family_tree:
             assert select.select([process], [], [], 30)[0]
             os.close(process)
+        assert len(memory) >= 2
+        assert not any(name.exists() for name in memory)
+
+
+def _shared_memory(server: Server) -> set[Path]:
+    """The names of the memory that the processes of vLLM share; others on this machine may have some as well."""
+    folders = [Path(f"/proc/{pid}/fd") for pid in _descendants(server.process.pid)]
+    names = [str(link.readlink()) for folder in folders for link in folder.iterdir() if link.is_symlink()]
+    return {Path(name) for name in names if name.startswith("/dev/shm/psm_")}
 
 
 def _name(pid: int) -> str:
