@@ -5,7 +5,7 @@ A connection is in one of these states; what is late ends it, and how stands beh
     waiting     no byte of a request has come yet             closed without a word
     beginning   a part of a request's head is here            408
     receiving   the request's body is still coming            408, by the application
-    answering   the request is all here                       a client that takes nothing of its answer counts as gone
+    answering   the request is all here                       a client that does not take its answer counts as gone
     skipping    answered, with a little of the body to come   closed without a word
     lingering   answered, with more than that to come         closed, though the client may still send
 
@@ -32,7 +32,7 @@ log = logging.getLogger("gateway.access")
 HEAD_TIMEOUT = 10.0  # seconds, from the connection or from a request's first byte on
 BODY_PATIENCE = 10.0  # seconds in which a body must come at the least rate, whatever it may take in all
 LEAST_RATE = 1000  # bytes a second
-LONGEST_STALL = 30.0  # seconds in which a client takes nothing of its answer
+LONGEST_STALL = 30.0  # seconds for which a client takes less of its answer than would let us send on
 LINGER = 5.0  # seconds
 MOST_LINGERING = 32 * 2**20  # bytes
 MOST_SKIPPED = 2**20  # bytes of a body that nobody wants, up to which reading it is cheaper than to connect again
@@ -59,6 +59,7 @@ class Connection(asyncio.BufferedProtocol):
         self._app_state = app_state
         self._loop = _loop or asyncio.get_running_loop()
         self._deadline = Deadline(self._loop, self._be_late)
+        self._stall = Deadline(self._loop, self._abort)  # of its own: what comes from a client may be awaited meanwhile
         self._unread = b""
         self._exchange: Exchange | None = None
         self._incoming: Head | None = None  # the request whose body is still coming
@@ -95,6 +96,7 @@ class Connection(asyncio.BufferedProtocol):
         self._server.connections.discard(cast("Any", self))
         self._lobby.leave(self)
         self._deadline.end()
+        self._stall.end()
         self.resume_writing()
         if self._exchange is not None:
             self._exchange.left()
@@ -115,14 +117,14 @@ class Connection(asyncio.BufferedProtocol):
     def pause_writing(self) -> None:
         """The client takes less than it is sent."""
         self._room = asyncio.Event()
-        self._deadline.expect(LONGEST_STALL)
+        self._stall.expect(LONGEST_STALL)
 
     def resume_writing(self) -> None:
         """It has taken most of it."""
         if self._room is not None:
             self._room.set()
             self._room = None
-            self._deadline.clear()
+            self._stall.clear()
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - the size is ours to choose
         """Where bytes are to be put. It is little for a head, so that a body is not read before somebody wants it."""
@@ -274,7 +276,8 @@ class Connection(asyncio.BufferedProtocol):
             return
         try:
             piece = head.chunks(data)
-            self._waste += len(data) - (WASTE + 1) * len(piece)
+            # What a body has less of framing is not saved up: headers may follow it, which are kept.
+            self._waste = max(0, self._waste + len(data) - (WASTE + 1) * len(piece))
             if self._waste > MAX_HEAD:
                 raise MalformedRequest("The chunked body has more of framing in it than of a body.")  # noqa: TRY301
         except MalformedRequest as error:
@@ -289,16 +292,15 @@ class Connection(asyncio.BufferedProtocol):
     def _complete(self) -> None:
         """The body is all here."""
         self._incoming = None
-        if self._room is None:
-            self._deadline.clear()
+        self._deadline.clear()
         if self._exchange is not None:
             self._exchange.completed()
         else:
             self._rest()
 
     def _be_late(self) -> None:
-        if self.transport.is_closing() or self._room is not None:
-            self.transport.abort()
+        if self.transport.is_closing():
+            self._abort()
         elif self._exchange is not None:
             self._look_at_body(self._exchange)
         elif self._unread and not self._is_draining:
@@ -319,6 +321,9 @@ class Connection(asyncio.BufferedProtocol):
         self._is_deaf = True
         limit = f"within {self._lobby.body_timeout:.0f} seconds, or stood still for {BODY_PATIENCE:.0f}"
         exchange.broken(RequestTimeout(f"The body did not arrive {limit}. Send it again, faster."))
+
+    def _abort(self) -> None:
+        self.transport.abort()
 
     def _refuse(self, error: GatewayError) -> None:
         """Answers what is no request."""

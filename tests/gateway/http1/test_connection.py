@@ -155,7 +155,16 @@ async def test_what_is_no_request_is_told_so_in_openais_shape(data: bytes, statu
     assert b'"code":"%b"' % code in body
 
 
-@pytest.mark.parametrize("wire", [b"x\r\n", b"1\r\na" * 2, b"1;" + b"e" * 2**16, b"0\r\na: " + b"b" * 2**16])
+@pytest.mark.parametrize(
+    "wire",
+    [
+        b"x\r\n",
+        b"1\r\na" * 2,
+        b"1;" + b"e" * 2**16,
+        b"0\r\na: " + b"b" * 2**16,
+        b"100000\r\n" + b"a" * 2**20 + b"\r\n0\r\na: " + b"b" * 2**21,
+    ],
+)
 async def test_a_body_in_bad_chunks_is_told_to_the_application(wire: bytes) -> None:
     """It is an error of the request's, with its id and its line in the log; so is framing that outweighs the body."""
 

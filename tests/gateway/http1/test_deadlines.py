@@ -151,6 +151,25 @@ async def test_a_client_that_takes_nothing_of_its_answer_counts_as_gone(monkeypa
     assert sent < 2**25
 
 
+@pytest.mark.parametrize("more", [b"", b"content-length: 9\r\n", b"connection: close\r\n", b"content-length: 9999999\r\n"])
+async def test_a_client_that_takes_a_large_answer_late_has_no_more_time_afterwards(
+    monkeypatch: pytest.MonkeyPatch, more: bytes
+) -> None:
+    """Whether it is idle then, owes some of its body, or does not close its end."""
+    monkeypatch.setattr(connection, "LINGER", 0.3)
+    size = 2**25  # more than the system takes in our place
+
+    async def large(scope: Any, receive: Any, send: Any) -> None:
+        await answered(send, b"x" * size)
+
+    async with serving(large, keep_alive=0.3) as served:
+        client = await served.client()
+        await client.send(GET[:-2] + more + b"\r\n")
+        await until(lambda: any(each.is_full for each in served.connections) and not served.state.tasks)
+        assert len((await client.answer())[2]) == size
+        await until(lambda: not served.connections)
+
+
 async def test_at_the_limit_the_connection_that_was_idle_longest_makes_room() -> None:
     """Who has a request under way keeps its place, and when all have one, the newcomer is told to come back."""
     go = asyncio.Event()
