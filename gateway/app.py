@@ -87,7 +87,7 @@ def create_app(config: Config, parts: Parts, key_file: KeySource) -> ASGIApp:
     tellers: list[Teller] = [
         Counting(counts, routes),
         RequestLine(quiet=health.OPEN_PATHS | metrics.PATHS),
-        parts.ledger.teller(chat.PATHS),
+        parts.ledger.teller(lambda path: routes.name(path) == routes.name(chat.PATHS[0])),
     ]
     tellers += [] if traces.spans is None else [traces.spans]
     return Recording(app, tellers, traces, keeps_prompts=config.log.prompts)

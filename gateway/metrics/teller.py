@@ -30,7 +30,7 @@ class Routes:
         found = self._names.get(path)
         if found is not None:
             return found
-        path = path.rstrip("/")
+        path = "/" + "/".join(filter(None, path.split("/")))  # empty parts do not matter to Litestar
         return self._names.get(path) or next((name for stem, name in self._below if path.startswith(stem)), OTHER)
 
 

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -84,12 +84,11 @@ class Ledger:
         """The first day that is kept."""
         return _iso(int(self._clock()) // _DAY - KEPT_FOR + 1)
 
-    def teller(self, paths: Collection[str]) -> Teller:
-        """Counts what was posted to one of those paths, but not what came without a key that holds: it is nobody's."""
+    def teller(self, counts: Callable[[str], bool]) -> Teller:
+        """Counts what was posted to paths that count, but not what came without a key that holds: it is nobody's."""
 
         def tell(record: Record) -> None:
-            is_counted = record.method == "POST" and record.path.rstrip("/") in paths
-            if is_counted and record.status != HTTPStatus.UNAUTHORIZED:
+            if record.method == "POST" and counts(record.path) and record.status != HTTPStatus.UNAUTHORIZED:
                 self.count(record)
 
         return tell

@@ -100,7 +100,7 @@ async def test_each_request_counts_for_what_it_was(tmp_path: Path, engine: Fake)
         await ask(session, gateway, ann, stream=True)  # without asking for the usage
         await ask(session, gateway, ann, stream=True, temperature=1, stream_options={"include_usage": True})
         await ask(session, gateway, ann, model="nothing")
-        await ask(session, gateway, ann, n="many")
+        await asyncio.to_thread(send, gateway, "POST", "//v1//chat/completions/", "{}", ann)  # which is served, too
         await ask(session, gateway, with_key("nobody's"))
         engine.answers = [
             status(500),

@@ -89,7 +89,9 @@ def test_a_refusal_is_counted_by_its_code() -> None:
         ("/models/a", OTHER),
         ("/v1/models", "/models"),
         ("/wp-login.php", OTHER),
-        ("//", OTHER),
+        ("//", "/"),
+        ("//v1//chat///completions//", "/chat/completions"),
+        ("/v1//models//a", "/models/{}"),
         ("/v1/chat/completions\n", OTHER),
     ],
 )

@@ -176,10 +176,9 @@ async def test_what_comes_without_a_key_that_holds_is_nobodys(tmp_path: Path) ->
     """Chat completions that were posted count, and what was refused of them; nothing else does."""
     async with troubled(tmp_path) as store:
         ledger = Ledger(store, {})
-        tell = ledger.teller(["/v1/chat/completions"])
+        tell = ledger.teller(lambda path: path == "/v1/chat/completions")
         for fields in (
             {},
-            {"path": "/v1/chat/completions/"},
             {"status": 429, "error": "rate_limit_exceeded", "model": None},
             {"status": 401, "caller": ANONYMOUS},
             {"method": "GET", "status": 405},
@@ -189,7 +188,7 @@ async def test_what_comes_without_a_key_that_holds_is_nobodys(tmp_path: Path) ->
         found = await ledger.read(Query(first="1970-01-01", last="9999-12-31", by=("key", "model")))
 
     assert {(key, model): (each.requests, each.failed) for (_, key, _, model), each in found.items()} == {
-        ("ann", "demo"): (2, 0),
+        ("ann", "demo"): (1, 0),
         ("ann", NOBODY): (0, 1),
     }
 
