@@ -151,7 +151,9 @@ async def test_a_client_that_takes_nothing_of_its_answer_counts_as_gone(monkeypa
     assert sent < 2**25
 
 
-@pytest.mark.parametrize("more", [b"", b"content-length: 9\r\n", b"connection: close\r\n", b"content-length: 9999999\r\n"])
+@pytest.mark.parametrize(
+    "more", [b"", b"content-length: 9\r\n", b"connection: close\r\n", b"content-length: 9999999\r\n"]
+)
 async def test_a_client_that_takes_a_large_answer_late_has_no_more_time_afterwards(
     monkeypatch: pytest.MonkeyPatch, more: bytes
 ) -> None:
