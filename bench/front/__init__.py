@@ -1,1 +1,1 @@
-"""The front door under load and under attack: `python -m bench.front.overload`, `python -m bench.front.idle`."""
+"""The front door: `python -m bench.front.overload`, `python -m bench.front.idle`, `python -m bench.front.protocols`."""

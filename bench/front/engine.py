@@ -5,6 +5,7 @@
 
 import asyncio
 import sys
+from functools import partial
 from typing import Any
 
 import uvicorn
@@ -38,12 +39,8 @@ async def _serve(port: int, places: int, seconds: float) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": ANSWER})
 
-    lobby = Lobby(max_connections=10_000, keep_alive=600, body_timeout=600)
-
-    def connection(**given: Any) -> Connection:
-        return Connection(lobby, **given)
-
-    config = uvicorn.Config(app, port=port, lifespan="off", log_config=None, http=connection)  # type: ignore[arg-type]
+    http: Any = partial(Connection, Lobby(max_connections=10_000, keep_alive=600, body_timeout=600))
+    config = uvicorn.Config(app, port=port, lifespan="off", log_config=None, http=http)
     await uvicorn.Server(config).serve()
 
 

@@ -69,9 +69,9 @@ def gateway(folder: Path, admitted: int, service: float = SERVICE) -> Iterator[t
     serve = [sys.executable, "-m", "gateway.cli", "serve", "--port", "0", "--config", "altgate.toml"]
     environ = {**os.environ, "PYTHONPATH": os.getcwd()}  # noqa: PTH109 - as text
     with (folder / "log").open("w") as log:
-        behind = subprocess.Popen(_on(1, engine), stderr=log)
+        behind = subprocess.Popen(on_core(1, engine), stderr=log)
         process = subprocess.Popen(
-            _on(0, serve), stdout=subprocess.PIPE, stderr=log, text=True, cwd=folder, env=environ
+            on_core(0, serve), stdout=subprocess.PIPE, stderr=log, text=True, cwd=folder, env=environ
         )
     try:
         assert process.stdout is not None
@@ -83,7 +83,8 @@ def gateway(folder: Path, admitted: int, service: float = SERVICE) -> Iterator[t
             each.wait()
 
 
-def _on(core: int, command: list[str]) -> list[str]:
+def on_core(core: int, command: list[str]) -> list[str]:
+    """The command, kept to that core."""
     return ["taskset", "--cpu-list", str(core % (os.cpu_count() or 1)), *command]
 
 
