@@ -26,7 +26,7 @@ class Presence:
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
-        self._left = False
+        self._left = self._is_over = False
 
     async def __aenter__(self) -> None:
         task = asyncio.current_task()
@@ -40,7 +40,7 @@ class Presence:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._watch.remove_done_callback(self._end)
+        self._is_over = True
         self._watch.cancel()
         if self._left and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise ClientLeft("The client left before the answer was ready.") from None
@@ -50,6 +50,6 @@ class Presence:
             pass
 
     def _end(self, watch: "asyncio.Task[None]") -> None:
-        if not watch.cancelled():
+        if not watch.cancelled() and not self._is_over:
             self._left = True
             self._task.cancel()

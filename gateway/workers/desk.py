@@ -70,7 +70,8 @@ class Desk:
             case messages.CannotAnswer(engine):
                 self._house.engines[engine].cannot_answer()
             case messages.Answer(number, data):
-                if question := self._questions.pop(number, None):
+                question = self._questions.pop(number, None)
+                if question is not None and not question.done():  # its asker may have given up just now
                     question.set_result(data)
             case messages.Serving(cache):
                 self._serving(cache)

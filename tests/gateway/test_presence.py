@@ -115,6 +115,25 @@ async def test_work_that_is_done_is_done() -> None:
     assert not line.watched
 
 
+async def test_a_client_that_leaves_just_as_the_work_is_done_does_not_end_what_follows() -> None:
+    """The server is still to note what was done, and to give back what was taken for it."""
+    line, done = Line(), asyncio.Event()
+
+    async def work() -> None:
+        async with Presence(line.receive):
+            await done.wait()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    request = asyncio.create_task(work())
+    while not line.watched:
+        await asyncio.sleep(0)
+    line.gone.set()  # so that its watch has its turn first
+    done.set()
+
+    await request
+
+
 async def test_a_fault_is_told_though_the_client_has_left() -> None:
     """What went wrong while the work was ended is no news of a client's."""
 

@@ -11,6 +11,7 @@ from gateway.cache import Selection
 from gateway.cache.memory import MemoryStore
 from gateway.quota import Wanted
 from gateway.workers.cache import WorkerCache
+from gateway.workers.messages import HEAD, Answer, framed
 from gateway.workers.stores import OwnerBooks, OwnerLeases, OwnerStore
 from tests.gateway.cache.answers import USAGE, choices, named
 from tests.gateway.workers.pairs import Office, house
@@ -93,6 +94,28 @@ async def test_an_answer_too_old_is_none(work: Office) -> None:
             await asyncio.sleep(0.001)
 
         assert await cache.get(KEY) is None
+
+
+async def test_an_answer_that_comes_as_its_asker_gives_up_is_let_go(work: Office) -> None:
+    """It does no harm to the worker that was only late."""
+    asked, answered = asyncio.Event(), asyncio.Event()
+
+    async def answer(_: bytes) -> bytes:
+        asked.set()
+        await answered.wait()
+        return b""
+
+    async with work.hired() as worker:
+        worker.answers["q"] = answer
+        (desk,) = work.desks
+        asking = asyncio.create_task(desk.ask("q", b""))
+        await asked.wait()
+        asking.cancel()
+        desk.heard(framed(Answer(0, b""))[HEAD:])
+        answered.set()
+        await asyncio.gather(asking, return_exceptions=True)
+
+        assert asking.cancelled()
 
 
 async def test_a_question_reaches_every_worker(work: Office) -> None:
