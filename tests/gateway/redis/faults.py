@@ -10,7 +10,7 @@ class Way:
     """A relay in front of a Redis's Unix socket, on a port of loopback; how it relays can be changed at any time.
 
     `delay` is how many seconds later an answer comes; while `hole` is set nothing passes, in either direction; after
-    `resets` is set the next answer is cut in its middle.
+    `resets` is set the next answer is cut in its middle; while `says` is set that is what comes instead of each answer.
     """
 
     def __init__(self, path: Path) -> None:
@@ -19,6 +19,7 @@ class Way:
         self.delay = 0.0
         self.hole = False
         self.resets = False
+        self.says = b""
         self.url = ""
 
     @asynccontextmanager
@@ -60,4 +61,4 @@ class Way:
                     self.resets = False
                     target.write(data[: len(data) // 2])
                     return
-            target.write(data)
+            target.write(self.says if is_answer and self.says else data)

@@ -5,6 +5,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+import redis
 
 from gateway.cache import Cache, Selection
 from gateway.cache.memory import MemoryStore
@@ -79,6 +80,15 @@ async def used(url: str) -> None:
         assert removed.redis is not None
         assert (removed.redis.entries, removed.redis.complete) == (50, True)
         assert not link.is_down
+
+
+async def test_a_user_that_may_touch_nothing_else_is_enough(tmp_path: Path) -> None:
+    """The one that the documentation recommends: our own names, and no command that is dangerous."""
+    with server(tmp_path) as port:
+        with redis.Redis(port=port) as client:
+            client.set("theirs", "x")
+            client.execute_command("ACL", "SETUSER", "altgate", "on", ">secret", "~altgate:*", "+@all", "-@dangerous")
+        await used(f"redis://altgate:secret@127.0.0.1:{port}")
 
 
 async def test_a_cluster_is_used(tmp_path: Path) -> None:

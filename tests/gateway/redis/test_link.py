@@ -108,6 +108,56 @@ async def test_trouble_costs_fifty_milliseconds_once(server: Redis, way: Way, tr
     assert later < ROOM  # each would have waited for 0.05 s, a hundred of them for 5 s
 
 
+def saying(words: bytes) -> tuple[Callable[[Redis, Way], object], Callable[[Redis, Way], object]]:
+    """A Redis that says that to everything, and one that does not any more."""
+    return lambda _, way: setattr(way, "says", words), lambda _, way: setattr(way, "says", b"")
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize(
+    "words",
+    [
+        b"-LOADING Redis is loading the dataset in memory\r\n",
+        b"-NOAUTH Authentication required.\r\n",
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    ],
+    ids=["loading", "no password", "no Redis"],
+)
+async def test_one_that_cannot_serve_is_away_until_it_can(server: Redis, way: Way, words: bytes) -> None:
+    """No answer is made of what it says, and nobody waits for it."""
+    begin, end = saying(words)
+    async with Link(way.url) as to:
+        await to.ask(put("k", "v"))
+        begin(server, way)
+        await unanswered(to)
+        assert to.is_down
+        end(server, way)
+        await until(lambda: not to.is_down)
+
+        assert await to.ask(get("k")) == b"v"
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("words", [b"-MOVED 3999 127.0.0.1:1\r\n", b"-MASTERDOWN x\r\n", b"-ERR unknown command\r\n"])
+async def test_what_is_refused_is_a_miss_and_no_outage(server: Redis, way: Way, words: bytes) -> None:
+    """One by one and together, whoever waits for it and who does not; the log says so once."""
+    begin, end = saying(words)
+    told: list[object] = []
+    async with Link(way.url) as to:
+        await to.ask(put("k", "v"))
+        begin(server, way)
+        await unanswered(to)
+        with pytest.raises(Unanswered):
+            await to.ask_together(get("k"))
+        to.tell(put("k", "v"), then=told.append)
+        await to.told()
+        end(server, way)
+
+        assert not to.is_down
+        assert [isinstance(each, Unanswered) for each in told] == [True]
+        assert await to.ask(get("k")) == b"v"
+
+
 async def test_one_that_is_away_at_the_start_costs_nothing(tmp_path: Path) -> None:
     """It is known before the first request comes."""
     async with Link(f"unix://{tmp_path}/nothing.sock") as to:
@@ -192,9 +242,10 @@ async def test_eight_thousand_who_leave_get_no_wrong_answers(server: Redis, monk
 
         async def ask(number: int, patience: float) -> None:
             nonlocal left, wrong, right
+            way_to_ask = dice.choice([to.ask, to.ask_together])
             with suppress(TimeoutError):
                 async with asyncio.timeout(patience):
-                    answer = await to.ask(get(str(number)))
+                    answer = await way_to_ask(get(str(number)))
                 right, wrong = (
                     right + (answer == str(number).encode() * 50),
                     wrong + (answer != str(number).encode() * 50),
