@@ -1,6 +1,8 @@
 """Every form in which Redis comes: one server, behind TLS, by way of Sentinels, a cluster. Real ones, all of them."""
 
 import asyncio
+from contextlib import suppress
+from operator import methodcaller
 from pathlib import Path
 from urllib.parse import quote
 
@@ -11,6 +13,7 @@ from gateway.cache import Cache, Selection
 from gateway.cache.memory import MemoryStore
 from gateway.cache.redis import RedisStore
 from gateway.redis import Link, RedisLeases, address
+from gateway.shared import Unanswered
 from tests.gateway.cache.answers import USAGE, choices, named
 from tests.gateway.redis.servers import certificates, cluster, sentinel, server
 
@@ -126,3 +129,39 @@ async def test_tls_with_an_authority_and_a_certificate_of_ones_own(tmp_path: Pat
             url = f"rediss://localhost:{port}?{'&'.join(f'{name}={path}' for name, path in fewer.items())}"
             async with Link(url) as link:
                 assert link.is_down
+
+
+async def test_after_a_failover_the_new_master_is_used(tmp_path: Path) -> None:
+    """The old one is a replica from then on, which reads and does not write."""
+    folders = [tmp_path / name for name in ("one", "other")]
+    for folder in folders:
+        folder.mkdir()
+    secret = ("--requirepass", PASSWORD, "--masterauth", PASSWORD)
+    with (
+        server(folders[0], *secret, password=PASSWORD) as old,
+        server(folders[1], *secret, "--replicaof", f"127.0.0.1 {old}", password=PASSWORD) as new,
+        redis.Redis(port=new, password=PASSWORD) as other,
+    ):
+        while other.role()[3] != b"connected":
+            await asyncio.sleep(0.02)
+        with sentinel(tmp_path, old, PASSWORD) as port, redis.Redis(port=port, password=PASSWORD) as watcher:
+            quoted = quote(PASSWORD, safe="")
+            url = f"redis+sentinel://:{quoted}@127.0.0.1:{port}/main?sentinel_password={quoted}"
+            async with Link(url) as link, asyncio.timeout(60):
+                await link.ask(methodcaller("set", "before", "x"), patience=5.0)
+                while not _begun(watcher):
+                    await asyncio.sleep(0.02)
+                while not (other.role()[0] == b"master" and other.get("after")):
+                    with suppress(Unanswered):
+                        await link.ask(methodcaller("set", "after", "x"), patience=5.0)
+                    await asyncio.sleep(0.02)
+            assert other.get("before") == b"x"
+
+
+def _begun(watcher: "redis.Redis") -> bool:
+    """Whether a failover has been begun: a Sentinel that has not heard of a replica yet refuses."""
+    try:
+        watcher.sentinel_failover("main")
+    except redis.ResponseError:
+        return False
+    return True
