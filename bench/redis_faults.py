@@ -1,8 +1,8 @@
 """What a Redis in trouble costs a request: `python -m bench.redis_faults`.
 
-One gateway, an engine elsewhere that answers at once, and a Redis behind a relay. Each request is a new one, so it
-looks for its answer, takes a lease, looks again and keeps the answer. Added is what it takes more than the median with
-a Redis that is well.
+One gateway, an engine elsewhere that answers at once, and a Redis behind a relay. Each request is a new one of a key
+with limits, so it is charged and takes a place, looks for its answer, takes a lease, looks again, keeps the answer and
+gives its place back. Added is what it takes more than the median with a Redis that is well.
 """
 
 import asyncio
@@ -15,17 +15,20 @@ from pathlib import Path
 
 import aiohttp
 
+from tests.flows.keys import section, with_key
 from tests.flows.shared import Fake, ask, clients, echo, gateways
 from tests.gateway.redis.faults import Way
-from tests.gateway.redis.test_link import TROUBLES, order
+from tests.gateway.redis.test_link import TROUBLES, order, saying
 from tests.services import Redis, Server, running_redis
 
 SAMPLES = 100
+KEY = section("k", "k", "requests_per_minute = 1000000", "concurrent = 1000")
 numbers = itertools.count()
 
 Trouble = tuple[Callable[[Redis, Way], object], Callable[[Redis, Way], object]]
 REFUSALS: dict[str, Trouble] = {
     "slow by 20 ms": (lambda _, way: setattr(way, "delay", 0.02), lambda _, way: setattr(way, "delay", 0.0)),
+    "loading": saying(b"-LOADING Redis is loading the dataset in memory\r\n"),
     "read-only": (
         lambda redis, _: order(redis, "replicaof", "127.0.0.1", "1"),
         lambda redis, _: order(redis, "replicaof", "no", "one"),
@@ -48,7 +51,7 @@ async def _run() -> None:
         with tempfile.TemporaryDirectory() as name, running_redis(Path(name)) as redis:
             async with Way(redis.path).open() as way:
                 cache = f'redis = "{way.url}"'
-                async with gateways(Path(name), engine, cache=cache, patient=False) as (server,):
+                async with gateways(Path(name), engine, cache=cache, settings=KEY, patient=False) as (server,):
                     await _table(session, server, redis, way)
 
 
@@ -82,7 +85,7 @@ async def _times(session: aiohttp.ClientSession, server: Server) -> list[float]:
     for _ in range(SAMPLES):
         words = f"request {next(numbers)}"
         started = time.perf_counter()
-        told = await ask(session, server, messages=[{"role": "user", "content": words}])
+        told = await ask(session, server, with_key("k"), messages=[{"role": "user", "content": words}])
         times.append((time.perf_counter() - started) * 1000)
         assert (told.status, told.words) == (200, words)
     return times

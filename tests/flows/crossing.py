@@ -21,8 +21,10 @@ CACHE_CONTROL = ["", "", "", "", "no-store", "no-cache", "max-age=1"]
 OPTIONS: list[dict[str, object]] = [{}, {}, {}, {"seed": 1}, {"temperature": 1}, {"max_tokens": 50}]
 
 
-async def mixed(session: aiohttp.ClientSession, servers: Sequence[Server], count: int, *, seed: int) -> Counter[str]:
-    """How so many requests ended: "its own", "another's", or who left before the end."""
+async def mixed(
+    session: aiohttp.ClientSession, servers: Sequence[Server], count: int, *, seed: int, leaving: float = 0.1
+) -> Counter[str]:
+    """How so many requests ended: "its own", "another's", or who left before the end, as that share of them wants."""
     dice, ends = random.Random(seed), Counter[str]()
     urls = [data_url(pictures.png(scene, 32)) for scene in SCENES[:PICTURES]]
     digests = [await _digest(session, servers[0], url) for url in urls]
@@ -32,7 +34,7 @@ async def mixed(session: aiohttp.ClientSession, servers: Sequence[Server], count
         chosen = [dice.randrange(PICTURES) for _ in range(dice.choice([1, 1, 1, 2]))]
         words = f"words {number % 7}"
         headers = with_key(dice.choice(["k1", "k2"])) | {"cache-control": dice.choice(CACHE_CONTROL)}
-        patience = dice.random() / 20 if number % 10 == 0 else 120.0
+        patience = dice.random() / 20 if dice.random() < leaving else 120.0
         parts = [{"image_url": {"url": urls[at]}} for at in chosen]
         fields = {"messages": [{"role": "user", "content": [*parts, {"text": words}]}], "stream": number % 2 == 0}
         try:
