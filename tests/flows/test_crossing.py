@@ -8,7 +8,7 @@ from tests.services import running_redis
 
 
 async def test_mixed_requests_each_get_their_own_answer(tmp_path: Path) -> None:
-    """Two gateways with one Redis, two teams, sixty pictures; whole and streamed. First one in ten leaves in the middle,
+    """Two gateways with one Redis, two teams, sixty pictures; whole and streamed. First one in ten leaves early,
     then most do, all at once, while Redis answers them."""
     async with Fake().running() as engine, clients() as session:
         engine.always = echo(engine)
