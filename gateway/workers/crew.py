@@ -173,8 +173,15 @@ class Crew:
         return (member.cache for member in self._members.values() if member.cache is not None)
 
     async def ask(self, question: messages.Gather) -> messages.Gathered:
-        """The answers of all workers, and of the house, to a question; of those that have one, in time."""
-        asked = [_within(member.desk.ask(question.name, question.about)) for member in self._members.values()]
+        """The answers of all workers, and of the house, to a question; of those that have one, in time.
+
+        A worker that is still starting is not asked: it has nothing yet, and would have everybody wait for it.
+        """
+        asked = [
+            _within(member.desk.ask(question.name, question.about))
+            for member in self._members.values()
+            if member.cache is not None
+        ]
         if own := self._house.answers.get(question.name):
             asked.append(_within(own(question.about)))
         answers = await asyncio.gather(*asked)

@@ -13,6 +13,7 @@ import pytest
 from gateway.workers import crew, door
 from gateway.workers.crew import Crew, StartFailed
 from gateway.workers.door import Door
+from gateway.workers.messages import Gather
 from tests.gateway.workers.pairs import house, orders
 
 
@@ -45,6 +46,24 @@ async def test_a_worker_that_does_nothing_any_more_is_replaced(
                 await asyncio.sleep(0.01)
 
     assert "has done nothing for 1 s and is killed" in caplog.text
+
+
+async def test_a_worker_that_is_still_starting_is_not_waited_for(tmp_path: Path) -> None:
+    """Else there would be no metrics, and no removal would be complete, whenever one takes another's place."""
+    async with working(tmp_path) as made:
+        (pid,) = made.pids
+        os.kill(pid, signal.SIGKILL)
+        async with asyncio.timeout(30):
+            while made.pids in ([], [pid]):
+                await asyncio.sleep(0.001)
+        (successor,) = made.pids
+        os.kill(successor, signal.SIGSTOP)
+        try:
+            told = await made.ask(Gather(crew.ALIVE, b""))
+        finally:
+            os.kill(successor, signal.SIGCONT)
+
+    assert (told.answers, told.missing) == ((), 0)
 
 
 async def test_workers_that_cannot_start_end_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
