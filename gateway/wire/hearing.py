@@ -33,6 +33,7 @@ REASONS: dict[str, FinishReason] = {
     **dict.fromkeys(("content_filter", "safety", "recitation", "refusal"), "content_filter"),
 }
 BROKEN_OFF = {"abort", "aborted", "cancelled", "error"}
+MOST_TOKENS = 10**7  # of one answer; no model reads as many
 
 T = TypeVar("T")
 Otherwise = TypeVar("Otherwise")
@@ -222,11 +223,11 @@ def _tokens(heard: list[_TokenLogprob] | None) -> list[TokenLogprob] | None:
 
 
 def _usage(heard: _Usage) -> Usage:
-    prompt, completion = heard.prompt_tokens or 0, heard.completion_tokens or 0
+    prompt, completion = _amount(heard.prompt_tokens), _amount(heard.completion_tokens)
     return Usage(
         prompt,
         completion,
-        _or(heard.total_tokens, prompt + completion),
+        _amount(_or(heard.total_tokens, prompt + completion)),
         _prompt_details(heard.prompt_tokens_details) if heard.prompt_tokens_details else None,
         _completion_details(heard.completion_tokens_details) if heard.completion_tokens_details else None,
     )
@@ -235,15 +236,20 @@ def _usage(heard: _Usage) -> Usage:
 def _prompt_details(heard: _PromptDetails) -> PromptTokensDetails:
     by_kind = heard.multimodal_tokens or {}
     return PromptTokensDetails(
-        cached_tokens=heard.cached_tokens or 0,
-        audio_tokens=heard.audio_tokens or by_kind.get("audio", 0),
-        image_tokens=heard.image_tokens or by_kind.get("image", 0),
+        cached_tokens=_amount(heard.cached_tokens),
+        audio_tokens=_amount(heard.audio_tokens or by_kind.get("audio")),
+        image_tokens=_amount(heard.image_tokens or by_kind.get("image")),
     )
 
 
 def _completion_details(heard: _CompletionDetails) -> CompletionTokensDetails:
-    counts = {name: getattr(heard, name) or 0 for name in CompletionTokensDetails.__struct_fields__}
+    counts = {name: _amount(getattr(heard, name)) for name in CompletionTokensDetails.__struct_fields__}
     return CompletionTokensDetails(**counts)
+
+
+def _amount(tokens: int | None) -> int:
+    """What cannot be a number of tokens is none: it would be added up, and paid for."""
+    return tokens if tokens is not None and 0 <= tokens <= MOST_TOKENS else 0
 
 
 def _or(value: T | None, otherwise: Otherwise) -> T | Otherwise:

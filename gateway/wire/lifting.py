@@ -1,10 +1,11 @@
 """Pictures kept out of JSON's way: their base64, nearly all of most bodies, is neither unescaped nor escaped.
 
 A data URL has no character that JSON writes otherwise, so that a stub can take its place in the body, and the URL that
-of the stub. A body is read as it would be read whole, but for raw line breaks inside of a data URL, which JSON forbids
-and base64 has.
+of the stub. A body is read as it would be read whole, but for raw control characters inside of a data URL, which JSON
+forbids: base64 has line breaks, and what is wrong with others the reader of the URL says.
 """
 
+import secrets
 from collections.abc import Iterator, Sequence
 
 from msgspec.structs import replace
@@ -12,7 +13,7 @@ from msgspec.structs import replace
 from gateway.wire.answers import encode
 from gateway.wire.requests import ChatRequest, Part, PicturePart
 
-STUB = "altgate-picture-"
+STUB = f"altgate-picture-{secrets.token_hex(8)}-"  # which no client knows, and could write with escapes
 _MARK = STUB.encode()
 _OPENING = b'"data:'
 _LONG = 4096  # bytes; shorter ones are not worth it

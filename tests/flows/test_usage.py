@@ -146,6 +146,25 @@ async def begun(session: aiohttp.ClientSession, gateway: Server, key: str) -> ai
     return response
 
 
+async def test_nonsense_from_an_engine_is_no_amount(tmp_path: Path, engine: Fake) -> None:
+    """An answer whose tokens cannot be counted is one whose tokens nobody knows; what comes after it is counted."""
+    settings = f'[usage]\npath = "{tmp_path}/u"\n{PRICE}{KEYS}'
+    odd = {"prompt_tokens": 2**62, "completion_tokens": -5, "prompt_tokens_details": {"image_tokens": 2**62}}
+    choice = {"index": 0, "message": {"role": "assistant", "content": "a"}, "finish_reason": "stop"}
+    engine.answers = [lambda _: _json(COMPLETION | {"choices": [choice], "usage": odd})]
+    async with gateways(tmp_path, engine, settings=settings) as (gateway,), clients() as session:
+        assert (await ask(session, gateway, with_key("k1"))).status == 200
+        await ask(session, gateway, with_key("k2"), messages=[{"role": "user", "content": "another"}])
+        found = await rows(gateway)
+
+    assert found["ann m"] == {"requests": 1, "unmetered": 1}
+    assert (found["bob m"]["requests"], found["bob m"]["prompt_tokens"]) == (1, 10)
+
+
+async def _json(answer: Mapping[str, object]) -> web.Response:
+    return web.json_response(answer)
+
+
 async def test_who_shares_an_answer_saves_it(tmp_path: Path, engine: Fake) -> None:
     """One of them pays for it; if the one who asked first leaves, it is another, never nobody and never two."""
     engine.always = metered(engine, waits=True)

@@ -103,6 +103,7 @@ def test_calls_are_heard(content: str | None) -> None:
         (USAGE, Usage(3, 2, 5)),
         ({"prompt_tokens": 3, "completion_tokens": 2}, Usage(3, 2, 5)),
         ({"prompt_tokens": 3, "completion_tokens": None, "total_tokens": 3}, Usage(3, 0, 3)),
+        ({"prompt_tokens": 10**7 + 1, "completion_tokens": -1, "total_tokens": 2**62}, Usage(0, 0, 0)),
         ({}, Usage(0, 0, 0)),
         (None, Usage(0, 0, 0)),
         (
