@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from gateway.errors import GatewayError
 from gateway.metrics.__main__ import table
 from gateway.metrics.declared import ALL, Metric
 
@@ -76,6 +77,16 @@ def test_alerts_name_labels_that_their_expressions_leave() -> None:
         groups = BY.findall(rule)
         left = set(re.split(r",\s*", groups[0])) if groups else labels(rule)
         assert set(re.findall(r"\$labels\.(\w+)", rule)) <= left, rule
+
+
+def test_all_that_is_no_fault_of_a_client_is_a_failure() -> None:
+    """By the codes, which streams that broke off have too; what a client has chosen to hear, and usage, is none."""
+    (rule,) = (rule for rule in ALERTS.split("- alert:") if rule.strip().startswith("AltgateFails\n"))
+    (codes,) = re.findall(r'code=~"([^"]+)"', rule)
+    ours = {kind.code for kind in GatewayError.__subclasses__() if kind.status >= 500 and kind.code}
+
+    assert {code for code in ours if re.fullmatch(codes, code)} == ours - {"not_cached", "usage_unavailable"}
+    assert not re.fullmatch(codes, "rate_limit_exceeded")
 
 
 def test_the_dashboard_draws_metrics_that_exist() -> None:

@@ -199,6 +199,8 @@ LOG_DROPPED = _metric(
 )
 CPU_SECONDS = _metric("counter", "process_cpu_seconds_total", "Processor time of the gateway's own processes.")
 RESIDENT_BYTES = _metric("gauge", "process_resident_memory_bytes", "Memory of the gateway's own processes.")
-OPEN_FDS = _metric("gauge", "process_open_fds", "Open files and connections.")
+OPEN_FDS = _metric(
+    "gauge", "process_open_fds", "Open files and connections, of the process that has most of them.", merge="max"
+)
 MAX_FDS = _metric("gauge", "process_max_fds", "The most that a process may have open.", merge="min")
 STARTED = _metric("gauge", "process_start_time_seconds", "When the gateway started, in Unix time.", merge="min")

@@ -124,10 +124,11 @@ def test_workers_are_added_up() -> None:
     state = [Sample(declared.ENGINE_STATE.name, ("demo", "ready"), (1.0,))]
     redis = [Sample(declared.REDIS_UP.name, (), (up,)) for up in (1.0, 0.0)]
     busy = Sample(declared.IN_FLIGHT.name, (), (4.0,))
+    files = [Sample(declared.OPEN_FDS.name, (), (open_,)) for open_ in (9.0, 80.0)]
 
     blobs = [
-        encode([*one.samples(), *state, redis[0], busy]),
-        encode([*other.samples(), *state, redis[1], busy]),
+        encode([*one.samples(), *state, redis[0], busy, files[0]]),
+        encode([*other.samples(), *state, redis[1], busy, files[1]]),
     ]
     found = read(merged(map(decode, blobs)))
 
@@ -139,6 +140,7 @@ def test_workers_are_added_up() -> None:
     assert found["altgate_engine_state demo ready"] == 1
     assert found["altgate_redis_up"] == 0
     assert found["altgate_requests_in_flight"] == 8
+    assert found["process_open_fds"] == 80
 
 
 def test_values_are_read_back_as_they_are() -> None:
