@@ -91,6 +91,12 @@ def merged(processes: Iterable[Sequence[Sample]]) -> list[Sample]:
     return [*found.values()]
 
 
+def lasting(samples: Iterable[Sample]) -> list[Sample]:
+    """Those that count what has happened, which stay true when the process that counted is no more."""
+    kinds = {metric.name: metric.kind for metric in ALL}
+    return [sample for sample in samples if kinds[sample.metric] != "gauge"]
+
+
 def _merged(one: Sample, other: Sample, way: Merge) -> Sample:
     pairs = zip(one.values, other.values, strict=True)
     return Sample(one.metric, one.labels, tuple(_WAYS[way](pair) for pair in pairs))

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 
 from gateway.backoff import Backoff
+from gateway.metrics import METRICS
 from gateway.workers import messages
 from gateway.workers.channel import Channel
 from gateway.workers.desk import Ask, Desk
@@ -41,6 +42,8 @@ class Member:
         self._process: asyncio.subprocess.Process | None = None
         self._told: signal.Signals | None = None
         self.cache: str | None = None  # what it says of its cache, once it can take connections
+        self.is_starting = True
+        self.metrics: bytes | None = None  # as it told them last
         self.desk = Desk(house, self.send, everyone=everyone, serving=self._serving)
 
     async def live(self, orders: Callable[[], messages.Orders]) -> int:
@@ -90,6 +93,13 @@ class Member:
                 send = os.killpg if number is signal.SIGKILL else os.kill
                 send(self._process.pid, number)
 
+    async def answer(self, question: messages.Gather) -> bytes | None:
+        """Its answer to a question, where it has one in time."""
+        answer = await _within(self.desk.ask(question.name, question.about))
+        if question.name == METRICS and answer is not None:
+            self.metrics = answer
+        return answer
+
     async def watch(self) -> None:
         """Kills it when it does nothing any more, though it once could take connections. Does not return."""
         while True:
@@ -110,6 +120,7 @@ class Member:
 
     def _serving(self, cache: str) -> None:
         self.cache = cache
+        self.is_starting = False
         self._changed()
 
     def _lost(self) -> None:
@@ -175,13 +186,10 @@ class Crew:
     async def ask(self, question: messages.Gather) -> messages.Gathered:
         """The answers of all workers, and of the house, to a question; of those that have one, in time.
 
-        A worker that is still starting is not asked: it has nothing yet, and would have everybody wait for it.
+        A worker that is still starting is not asked: it has nothing yet, and would have everybody wait for it. One that
+        is about to end is, and is missing, for what it has counted is not yet the house's.
         """
-        asked = [
-            _within(member.desk.ask(question.name, question.about))
-            for member in self._members.values()
-            if member.cache is not None
-        ]
+        asked = [member.answer(question) for member in self._members.values() if not member.is_starting]
         if own := self._house.answers.get(question.name):
             asked.append(_within(own(question.about)))
         answers = await asyncio.gather(*asked)
@@ -222,6 +230,8 @@ class Crew:
         finally:
             watching.cancel()
             del self._members[number]
+            if member.metrics is not None:
+                self._house.inherit(member.metrics)
 
     def _changed(self) -> None:
         if len([*self.caches]) == self._count:

@@ -93,7 +93,7 @@ class Desk:
         for task in tasks:
             task.cancel()
         for question in self._questions.values():
-            question.cancel()
+            question.set_result(None)
         for place, caller in [*self._places.items()]:
             self._give_back(caller, Wanted(place=place))
         await asyncio.gather(*tasks, return_exceptions=True)

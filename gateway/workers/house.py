@@ -15,7 +15,7 @@ from gateway.images.shelf import MEMORY, PREFIX
 from gateway.leases import LocalLeases
 from gateway.machine import Machine, all_running
 from gateway.metrics import METRICS, declared
-from gateway.metrics.counts import encode, one
+from gateway.metrics.counts import Sample, decode, encode, lasting, merged, one
 from gateway.metrics.engines import engine_readings
 from gateway.metrics.process import process_readings
 from gateway.quota import LocalBooks
@@ -37,6 +37,7 @@ class House:
         lent = config.images.max_decoded - config.server.workers * own_memory(config)
         self.memory: Mapping[Purpose, Budget] = {purpose: Budget(lent) for purpose in get_args(Purpose)}
         self.answers: dict[str, Respond] = {METRICS: self._metrics}
+        self._inherited: list[Sample] = []
 
     def statuses(self) -> dict[str, Status]:
         """What each engine is doing."""
@@ -47,14 +48,18 @@ class House:
         for engine in self.engines.values():
             engine.process.on_news = tell
 
+    def inherit(self, metrics: bytes) -> None:
+        """Keeps what a worker had counted that is no more: else the sums of all would go back."""
+        self._inherited = merged([self._inherited, lasting(decode(metrics))])
+
     async def _metrics(self, _: bytes) -> bytes:
-        """How its engines stand, what it keeps, and itself; all else is the workers' to say."""
+        """How its engines stand, what it keeps and has inherited, and itself; all else is the workers' to say."""
         kept = self.store.amount
         own = [one(declared.CACHE_BYTES, kept.bytes), one(declared.CACHE_ENTRIES, kept.entries), *process_readings()]
         lent = ((declared.DECODE_BYTES, self.memory["decoding"]), (declared.DECODED_BYTES, self.memory["decoded"]))
         own += [one(metric, budget.size - budget.free) for metric, budget in lent]
         engines = (engine_readings(name, engine) for name, engine in self.engines.items())
-        return encode([*own, *chain.from_iterable(engines)])
+        return encode([*self._inherited, *own, *chain.from_iterable(engines)])
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

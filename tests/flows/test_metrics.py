@@ -1,9 +1,14 @@
 """`/metrics` at the front door: who may read it, and what it says of requests that went through."""
 
+import asyncio
+import os
 import re
+import signal
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from tests import pictures
@@ -112,6 +117,37 @@ async def test_several_workers_are_scraped_as_one(tmp_path: Path) -> None:
         assert read["altgate_engine_state demo stopped"] == 1
         assert read["altgate_engine_restarts_total demo"] == 0
     assert scrapes[1]["process_cpu_seconds_total"] >= scrapes[0]["process_cpu_seconds_total"] > 0
+
+
+async def test_what_a_worker_has_counted_outlives_it(tmp_path: Path) -> None:
+    """A counter that goes back is taken for one that began anew, and all it then has for what has just happened."""
+    async with (
+        Fake().running() as engine,
+        gateways(tmp_path, engine, workers=2, patient=False) as (server,),
+        clients() as session,
+    ):
+        for number in range(8):
+            await ask(session, server, messages=[{"role": "user", "content": f"{number}"}])
+        before = await scraped_by(session, server)
+        for pid in server.worker_pids():
+            os.kill(pid, signal.SIGKILL)
+            after = await scraped_by(session, server)
+
+    counters = [name for name in before if re.search(r"_(total|count|sum|bucket)\b", name)]
+    assert not [name for name in counters if after[name] < before[name]]
+    assert after["altgate_requests_total miss m /chat/completions 200"] == 8
+    assert after["altgate_info 0.1.0"] == 1
+    assert after["altgate_cache_entries"] < before["altgate_cache_entries"]
+
+
+async def scraped_by(session: aiohttp.ClientSession, server: Server) -> dict[str, float]:
+    """What there is to be read, once all workers are there to tell."""
+    async with asyncio.timeout(30):
+        while True:
+            with suppress(aiohttp.ClientError):  # the worker that had the connection is no more
+                async with session.get(f"{server.root}/metrics") as response:
+                    if response.status == 200:
+                        return lines(await response.read())
 
 
 async def test_a_stream_that_breaks_off_is_counted_as_a_refusal(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from gateway.workers import crew, door
 from gateway.workers.crew import Crew, StartFailed
 from gateway.workers.door import Door
-from gateway.workers.messages import Gather
+from gateway.workers.messages import Gather, Gathered
 from tests.gateway.workers.pairs import house, orders
 
 
@@ -64,6 +64,18 @@ async def test_a_worker_that_is_still_starting_is_not_waited_for(tmp_path: Path)
             os.kill(successor, signal.SIGCONT)
 
     assert (told.answers, told.missing) == ((), 0)
+
+
+async def test_who_asks_hears_of_a_worker_that_ends_meanwhile(tmp_path: Path) -> None:
+    """As of one that does not answer, and at once."""
+    async with working(tmp_path) as made:
+        (pid,) = made.pids
+        os.kill(pid, signal.SIGSTOP)
+        asking = asyncio.create_task(made.ask(Gather("alive", b"")))
+        await asyncio.sleep(0)
+        os.kill(pid, signal.SIGKILL)
+
+        assert await asking == Gathered((), 1)
 
 
 async def test_workers_that_cannot_start_end_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
