@@ -12,7 +12,7 @@ sha256() { if command -v sha256sum > /dev/null; then sha256sum; else shasum -a 2
 
 mkdir -p secrets config
 chmod 700 secrets
-if [ ! -e secrets/redis.conf ]; then
+if [ ! -e secrets/redis.conf ] || [ ! -e secrets/redis_url ]; then  # one password in two files
     password=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')
     printf 'requirepass %s\n' "$password" > secrets/redis.conf
     printf 'redis://:%s@redis:6379/0\n' "$password" > secrets/redis_url

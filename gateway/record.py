@@ -16,9 +16,9 @@ from gateway.wire import Usage
 
 Stage = Literal["receive", "parse", "fetch", "cache", "join", "queue", "decode", "engine"]
 """What a request is waiting for. `receive` is its body's coming, `parse` reading its JSON, `fetch` having its pictures'
-bytes, by download or from base64, `cache` looking for an answer, `join` waiting for one that is made for somebody else,
-`queue` waiting until the engine can work on it, a load included, `decode` making pictures plain, `engine` the engine's
-work."""
+bytes, by download or from base64, `cache` looking for an answer, and waiting while another process makes it, `join`
+waiting for one that is made for somebody else, `queue` waiting until the engine can work on it, a load included,
+`decode` making pictures plain, `engine` the engine's work."""
 
 CacheResult = Literal["hit", "miss", "join", "bypass"]
 

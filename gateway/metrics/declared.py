@@ -58,9 +58,9 @@ STAGE_SECONDS = _metric(
     "histogram",
     "altgate_stage_seconds",
     "Time that chat completions spent in each stage: receive (the body's coming), parse (its JSON), fetch (having the "
-    "pictures' bytes, by download or from base64), cache (looking for an answer), join (waiting for one of another "
-    "request's), queue (waiting for the engine, its load included), decode (making pictures plain), engine (its work), "
-    "total.",
+    "pictures' bytes, by download or from base64), cache (looking for an answer, and waiting while another process "
+    "makes it), join (waiting for one of another request's), queue (waiting for the engine, its load included), "
+    "decode (making pictures plain), engine (its work), total.",
     "stage",
     buckets=FINE,
 )

@@ -63,6 +63,17 @@ def test_gateway_and_redis_are_given_the_same_password(checkout: Path) -> None:
     assert "redis" in compose()["services"]
 
 
+@pytest.mark.parametrize("lost", ["redis.conf", "redis_url"])
+def test_a_run_that_was_broken_off_is_made_good(checkout: Path, lost: str) -> None:
+    """One of the two files alone would keep the gateway from Redis for ever."""
+    run(checkout)
+    (checkout / "secrets" / lost).unlink()
+    run(checkout)
+
+    _, password = (checkout / "secrets/redis.conf").read_text().split()
+    assert loaded(checkout).cache.redis == f"redis://:{password}@redis:6379/0"
+
+
 def test_every_secret_of_the_compose_file_is_made(checkout: Path) -> None:
     """Closed to others of the machine by their folder; a container's user, who sees the file alone, can read it."""
     run(checkout, HF_TOKEN="hf_mine")
