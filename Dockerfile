@@ -14,30 +14,31 @@ FROM ${PYTHON_IMAGE} AS python
 ENV PYTHONUNBUFFERED=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 # Our code lies beside what it depends on, in a layer of its own.
 RUN useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin altgate && \
-    python3 -m venv --without-pip /opt/altgate && \
+    python3 -B -m venv --without-pip /opt/altgate && \
     echo /opt/altgate/code > "$(echo /opt/altgate/lib/python3*/site-packages)/altgate.pth"
 
 FROM python AS gateway-dependencies
-RUN apt-get update -qq && apt-get install -qq --yes --no-install-recommends binutils
 ARG GATEWAY=gateway
 COPY requirements/${GATEWAY}.txt /requirements/
 # --no-deps: the list is complete, and leaves out what only Litestar's command line and test client would import.
-# Extension modules are published with symbols for debuggers, a quarter of the image.
+# Extension modules are published with symbols for debuggers, and pip would compile itself into the image: both are large.
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=cache,target=/root/.cache/pip \
-    pip --python /opt/altgate/bin/python install --quiet --only-binary :all: --no-deps --require-hashes \
-        -r /requirements/${GATEWAY}.txt && \
-    find /opt/altgate/lib -name '*.so' -not -path '*.libs/*' -exec strip --strip-unneeded {} +
+    PYTHONDONTWRITEBYTECODE=1 pip --python /opt/altgate/bin/python install --quiet --only-binary :all: --no-deps \
+        --require-hashes -r /requirements/${GATEWAY}.txt && \
+    apt-get update -qq && apt-get install -qq --yes --no-install-recommends binutils && \
+    find /opt/altgate/lib -name '*.so' -not -path '*.libs/*' -exec strip --strip-unneeded {} + && \
+    apt-get purge -qq --yes --auto-remove binutils && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/*
 
 FROM python AS blip-dependencies
 ARG TORCH=cpu
 ARG TORCH_INDEX=
 COPY requirements/blip-${TORCH}.txt /requirements/
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=cache,target=/root/.cache/pip \
-    pip --python /opt/altgate/bin/python install --quiet --only-binary :all: --no-deps --require-hashes \
-        ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -r /requirements/blip-${TORCH}.txt || { \
+    PYTHONDONTWRITEBYTECODE=1 pip --python /opt/altgate/bin/python install --quiet --only-binary :all: --no-deps \
+        --require-hashes ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -r /requirements/blip-${TORCH}.txt || { \
     echo "altgate: what stands above could not be installed. If it is torch: its build for CPUs lies on PyTorch's own index," \
         "whose address pytorch.org shows under 'Get started' for pip and CPU: --build-arg TORCH_INDEX=https://..." \
-        "Or take the build with CUDA, 6 GB, which runs on CPUs as well: --build-arg TORCH=cuda" >&2; exit 1; }
+        "Or take the build with CUDA, which runs on CPUs as well and is several times as large: --build-arg TORCH=cuda" >&2; exit 1; }
 
 FROM python AS code
 COPY requirements/build.txt /requirements/
@@ -54,10 +55,9 @@ RUN pip --python /opt/build/bin/python wheel --quiet --no-index --no-deps --no-b
     pip --python /opt/altgate/bin/python install --quiet --no-index --no-deps --target /code /wheel/*.whl && \
     cp -a /code /code-without-models && rm -r /code-without-models/engines/demo/checkpoint
 
-FROM python AS gateway
+FROM gateway-dependencies AS gateway
 ENV PATH=/opt/altgate/bin:/opt/altgate/code/bin:$PATH ALTGATE_SERVER__HOST=0.0.0.0
 RUN install --directory /etc/altgate
-COPY --from=gateway-dependencies /opt/altgate /opt/altgate
 COPY --from=code /code-without-models /opt/altgate/code
 WORKDIR /etc/altgate
 USER 10001:10001

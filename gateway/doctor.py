@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from msgspec import Struct
 
 from gateway import inventory, prompts
+from gateway.catalogue import Model
 from gateway.config import Config
 from gateway.images import installed
 from gateway.images.pool import Pool
@@ -38,11 +39,15 @@ def findings(config: Config) -> Iterator[Finding]:
     yield _usage(config)
     yield _sandbox(config)
     yield from _decoders(config)
-    yield _transformers()
+    yield _transformers(wanted=any(model.engine == "blip" for model in config.models if _is_wanted(model, config)))
     for model in config.models:
         found = inventory.availability(model)
-        optional = not config.wanted & {model.name, *model.aliases}
-        yield Finding(f"{model.name}: {found.state}", None if found.ok else found.remedy, optional)
+        remedy = None if found.ok else found.remedy
+        yield Finding(f"{model.name}: {found.state}", remedy, optional=not _is_wanted(model, config))
+
+
+def _is_wanted(model: Model, config: Config) -> bool:
+    return bool(config.wanted & {model.name, *model.aliases})
 
 
 def _port(config: Config) -> Finding:
@@ -110,8 +115,8 @@ async def _is_filtered(config: Config) -> bool:
         return await pool.is_filtered()
 
 
-def _transformers() -> Finding:
-    """Imports what the BLIP engine imports, in a process of its own, as the engine does."""
+def _transformers(*, wanted: bool) -> Finding:
+    """Imports what the BLIP engine imports, in a process of its own, as it does; `wanted` by a model of ours."""
     try:
         done = subprocess.run(  # noqa: S603 - our own interpreter, with a constant
             [sys.executable, "-c", VERSIONS],
@@ -122,6 +127,6 @@ def _transformers() -> Finding:
             env=dict(os.environ),
         )
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
-        return Finding("PyTorch and Transformers cannot be imported", inventory.INSTALL["blip"])
+        return Finding("PyTorch and Transformers cannot be imported", inventory.INSTALL["blip"], optional=not wanted)
     torch, transformers, cuda = done.stdout.split()
     return Finding(f"PyTorch {torch}, Transformers {transformers}, {'with' if cuda == 'True' else 'no'} CUDA device")

@@ -68,3 +68,20 @@ def test_the_log_has_the_cause_in_our_words(cause: Exception, told: str, caplog:
         assert app.respond(request, error).status_code == 400
     assert told in caplog.text
     assert "secret" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("elsewhere", "optional"), [("", False), ('engine = "remote"\nurls = ["http://blip/v1"]', True)]
+)
+def test_check_misses_pytorch_where_a_model_of_ours_needs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elsewhere: str, optional: bool
+) -> None:
+    """A gateway whose engines are elsewhere, as in its image, lacks nothing."""
+    monkeypatch.setattr(doctor, "VERSIONS", "raise ImportError")
+    (tmp_path / "altgate.toml").write_text(f"[server]\nport = 0\n[models.demo]\n{elsewhere}")
+
+    config = load(tmp_path / "altgate.toml", {}, {})
+    found = next(finding for finding in doctor.findings(config) if "PyTorch" in finding.what)
+
+    assert found.remedy == "pip install 'altgate[blip]'"
+    assert found.optional is optional
