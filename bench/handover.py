@@ -2,8 +2,9 @@
 
 Pictures of the sizes that engines get are written in each form and sent to a real engine, a tiny Gemma 3 on vLLM and
 the demo model on the BLIP engine, past the gateway; the answer is one token. Measured is the time from the pixels to
-the answer: writing, base64, JSON, the socket, the engine's reading and its model. The models are tiny, so that what is
-measured is the way; a real one takes as long in all forms.
+the answer, by the clock and of the processor, ours and the engine's: writing, base64, JSON, the socket, the engine's
+reading and its model. The models are tiny, so that what is measured is the way; a real one takes as long in all forms.
+`bench.forms` measures the way without the engines.
 
 png, bmp, ppm   exact, without compression, as `gateway.images.encode` writes them
 webp            exact, compressed without loss as fast as can be
@@ -26,6 +27,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
@@ -39,9 +41,24 @@ from tests.engines.vllm import tiny
 
 MODEL = "model"
 SIZES = ((384, 384), (896, 896), (2016, 1512))
+NOT_READ = {"blip": ["bmp"], "vllm": []}
 READY_WITHIN = 180.0  # seconds
 
 Write = Callable[[Image.Image], bytes]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One that runs, and a session with it."""
+
+    kind: str
+    session: aiohttp.ClientSession
+    pid: int
+
+    def processor_time(self) -> float:
+        """What it has taken of the processor, and we, in seconds."""
+        threads = Path(f"/proc/{self.pid}/task").glob("*/schedstat")
+        return time.process_time() + sum(int(file.read_text().split()[0]) for file in threads) / 1e9
 
 
 def exact(form: encode.Form) -> Write:
@@ -86,39 +103,36 @@ def main() -> None:
 async def measured(engine: str, rounds: int) -> None:
     """Prints the table of one engine: medians in milliseconds."""
     with tempfile.TemporaryDirectory() as name, tempfile.TemporaryDirectory(dir="/dev/shm") as memory:
-        async with running(engine, Path(name), Path(memory)) as session:
+        async with running(engine, Path(name), Path(memory)) as ready:
             for size in SIZES:
-                await print_table(engine, session, size, Path(memory), rounds)
+                await print_table(ready, size, Path(memory), rounds)
 
 
-async def print_table(
-    engine: str, session: aiohttp.ClientSession, size: tuple[int, int], memory: Path, rounds: int
-) -> None:
+async def print_table(engine: Engine, size: tuple[int, int], memory: Path, rounds: int) -> None:
     """Prints what each form takes for pictures of one size."""
     drawn = pictures(size)
-    files = {"png", "ppm"} if engine == "vllm" else set()
-    ways = [(form, False) for form in FORMS] + [(form, True) for form in sorted(files)]
-    took: dict[tuple[str, bool], list[float]] = {way: [] for way in ways}
+    forms = [form for form in FORMS if form not in NOT_READ[engine.kind]]
+    ways = [(form, False) for form in forms] + [(form, True) for form in ("png", "ppm")]
+    took: dict[tuple[str, bool], list[tuple[float, float]]] = {way: [] for way in ways}
     for way in ways * (rounds + 1):
         form, by_file = way
-        took[way].append(await one(session, next(drawn), FORMS[form], memory if by_file else None))
+        took[way].append(await one(engine, next(drawn), FORMS[form], memory if by_file else None))
     image = next(drawn)
     for form, by_file in ways:
         data = FORMS[form](image)
         levels = np.abs(np.asarray(Image.open(io.BytesIO(data)), np.int16) - np.asarray(image, np.int16))
-        median = statistics.median(took[form, by_file][1:]) * 1000
-        place = "as a file" if by_file else "in base64"
-        kilobytes = len(data) / 1000
+        clock, processor = (statistics.median(each) * 1000 for each in zip(*took[form, by_file][1:], strict=True))
         print(
-            f"{engine:5}{size[0]:5} x {size[1]:<5}{form:5}{place}{median:8.1f} ms{kilobytes:8.0f} kB"
+            f"{engine.kind:5}{size[0]:5} x {size[1]:<5}{form:5}{'as a file' if by_file else 'in base64'}"
+            f"{clock:8.1f} ms{processor:8.1f} ms of the processor{len(data) / 1000:8.0f} kB"
             f"   difference: mean {levels.mean():.2f}, largest {levels.max()}",
             flush=True,
         )
 
 
-async def one(session: aiohttp.ClientSession, image: Image.Image, write: Write, memory: Path | None) -> float:
-    """Seconds from the pixels to the answer."""
-    began = time.perf_counter()
+async def one(engine: Engine, image: Image.Image, write: Write, memory: Path | None) -> tuple[float, float]:
+    """Seconds from the pixels to the answer: of the clock, and of the processor in both processes."""
+    worked, began = engine.processor_time(), time.perf_counter()
     data, file = write(image), None
     if memory is None:
         url = f"data:image/any;base64,{pybase64.b64encode_as_string(data)}"
@@ -129,10 +143,10 @@ async def one(session: aiohttp.ClientSession, image: Image.Image, write: Write, 
     content = [{"type": "image_url", "image_url": {"url": url}}]
     body = {"model": MODEL, "max_tokens": 1, "temperature": 0, "messages": [{"role": "user", "content": content}]}
     headers = {"content-type": "application/json"}
-    async with session.post("chat/completions", data=json.dumps(body).encode(), headers=headers) as response:
+    async with engine.session.post("chat/completions", data=json.dumps(body).encode(), headers=headers) as response:
         answer = await response.read()
         assert response.ok, answer[:500]
-    took = time.perf_counter() - began
+    took = time.perf_counter() - began, engine.processor_time() - worked
     if file is not None:
         file.unlink()
     return took
@@ -148,8 +162,8 @@ def pictures(size: tuple[int, int]) -> Iterator[Image.Image]:
 
 
 @asynccontextmanager
-async def running(engine: str, folder: Path, memory: Path) -> AsyncIterator[aiohttp.ClientSession]:
-    """A session with an engine that is ready."""
+async def running(engine: str, folder: Path, memory: Path) -> AsyncIterator[Engine]:
+    """An engine that is ready."""
     socket = folder / "engine.sock"
     environ = {**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1"}
     if engine == "vllm":
@@ -168,13 +182,14 @@ async def running(engine: str, folder: Path, memory: Path) -> AsyncIterator[aioh
             f"--source={checkpoint}",
             f"--model={MODEL}",
             f"--uds={socket}",
+            f"--pictures={memory}",
         ]
     quiet = asyncio.subprocess.DEVNULL
     process = await asyncio.create_subprocess_exec(*words, env=environ, stdout=quiet, stderr=quiet)
     try:
         async with aiohttp.ClientSession("http://engine/v1/", connector=aiohttp.UnixConnector(str(socket))) as session:
             await until_ready(session)
-            yield session
+            yield Engine(engine, session, process.pid)
     finally:
         process.terminate()
         await process.wait()
