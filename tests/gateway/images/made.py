@@ -43,6 +43,7 @@ def png(
     depth: int = 8,
     color: int = 0,
     interlaced: int = 0,
+    compression: int = 0,
     data: bytes | None = None,
     before: Sequence[bytes] = (),
     after: Sequence[bytes] = (),
@@ -51,7 +52,7 @@ def png(
     if data is None:
         samples = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[color]
         data = zlib.compress((b"\0" + bytes((size[0] * samples * depth + 7) // 8)) * size[1], 9)
-    header = struct.pack(">IIBBBBB", *size, depth, color, 0, 0, interlaced)
+    header = struct.pack(">IIBBBBB", *size, depth, color, compression, 0, interlaced)
     parts = (chunk(b"IHDR", header), *before, chunk(b"IDAT", data), *after, chunk(b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
@@ -64,10 +65,10 @@ def bomb(side: int) -> bytes:
     return png((side, side), depth=1, data=packed)
 
 
-def jpeg_of(width: int, height: int, data: bytes | None = None) -> bytes:
-    """A JPEG whose frame claims another size than its data has."""
+def jpeg_of(width: int, height: int, data: bytes | None = None, marker: bytes = b"\xff\xc0") -> bytes:
+    """A JPEG whose frame, which begins with that marker, claims another size than its data has."""
     changed = bytearray(PICTURES["jpeg"] if data is None else data)
-    at = changed.index(b"\xff\xc0")
+    at = changed.index(marker)
     changed[at + 5 : at + 9] = struct.pack(">HH", height, width)
     return bytes(changed)
 

@@ -21,7 +21,7 @@ from gateway.images.plan import Sizing
 from gateway.images.sniff import Format
 from gateway.values import Bytes, Seconds
 
-from . import made
+from . import colour, made
 from .ingests import NoSource
 from .pools import resident
 
@@ -98,7 +98,24 @@ def exif_of(*directory: tuple[int, int, int, int], following: int = 0) -> bytes:
     return b"Exif\0\0MM\0*\0\0\0\x08" + struct.pack(">H", len(directory)) + tags + struct.pack(">I", following)
 
 
+def animation(*controls: bytes, following: bytes = b"") -> bytes:
+    """A PNG with chunks of an animation before its pixels and behind them."""
+    return made.png((8, 8), before=controls, after=[following] if following else [])
+
+
+def frames_of(count: int) -> bytes:
+    """The chunk that says how many frames there are."""
+    return made.chunk(b"acTL", struct.pack(">II", count, 0))
+
+
+def frame_of(number: int, width: int, height: int) -> bytes:
+    """The chunk that says how large a frame is."""
+    return made.chunk(b"fcTL", struct.pack(">IIIIIHHBB", number, width, height, 0, 0, 1, 1, 0, 0))
+
+
 PNG, JPEG = made.PICTURES["png"], made.PICTURES["jpeg"]
+PROGRESSIVE = made.noise("jpeg", progressive=True)
+PROFILE = colour.matrix_profile(colour.PROPHOTO)
 FIRST_FRAME_RED = {kind: made.animated(kind, 40) for kind in ("GIF", "WEBP", "PNG", "AVIF")}
 
 REFUSED: dict[str, tuple[bytes, str]] = {
@@ -133,6 +150,18 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "an APPn of 64 kB that is not there": (b"\xff\xd8\xff\xe1\xff\xff" + JPEG[2:], DAMAGED),
     "twelve bits": (JPEG.replace(b"\xff\xc0\x00\x11\x08", b"\xff\xc1\x00\x11\x0c"), DAMAGED),
     "lossless": (JPEG.replace(b"\xff\xc0", b"\xff\xc3", 1), DAMAGED),
+    "arithmetic coding": (JPEG.replace(b"\xff\xc0", b"\xff\xc9", 1), EITHER),
+    "several passes over more than there is": (made.jpeg_of(2000, 2000, PROGRESSIVE, b"\xff\xc2"), EITHER),
+    "no end of image": (JPEG[:-2], EITHER),
+    "a compression that is none": (made.png((8, 8), compression=1), EITHER),
+    "an animation without frames": (animation(frames_of(0)), EITHER),
+    "an animation of two billion frames": (animation(frames_of(2**31 - 1), frame_of(0, 8, 8)), EITHER),
+    "two beginnings of an animation": (animation(frames_of(2), frames_of(3), frame_of(0, 8, 8)), EITHER),
+    "frames that nobody describes": (animation(frames_of(2), following=made.chunk(b"fdAT", bytes(9))), EITHER),
+    "a palette that is too short": (
+        made.png((4, 4), color=3, before=[made.chunk(b"PLTE", bytes(3))], data=zlib.compress(b"\0\xff\xfe\1\2" * 4)),
+        EITHER,
+    ),
     "junk before a jpeg": (b"junk" + JPEG, NO_PICTURE),
     "pixels before their palette": (
         made.png((4, 4), color=3, after=[made.chunk(b"PLTE", bytes(3))], before=[]),
@@ -196,6 +225,12 @@ DECODED: dict[str, bytes] = {
     "an EXIF that wants 4 GB": with_segment(0xE1, exif_of((0x010E, 2, 2**32 - 1, 2**32 - 1))),
     "a resolution without sense": with_segment(0xE1, exif_of((0x011A, 5, 1, 2**31), (0x0128, 3, 1, 9 << 16))),
     "a broken profile": made.noise("jpeg", icc_profile=b"x" * 500_000),
+    "a bomb as the second frame": animation(
+        frames_of(2), frame_of(0, 8, 8), following=frame_of(1, 65_535, 65_535) + made.chunk(b"fdAT", bytes(40))
+    ),
+    "a thousand frames of webp": made.animated("WEBP", 1000, (4, 4)),
+    "a gain map": with_segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0<x hdrgm:Version='1.0'/>") + JPEG,
+    "a profile with another light": made.noise("jpeg", icc_profile=PROFILE[:68] + b"\xff" * 12 + PROFILE[80:]),
     "an empty multi-picture segment": with_segment(0xE2, b"MPF\0MM\0*\xff\xff\xff\xff"),
 }
 
