@@ -34,7 +34,7 @@ from gateway.images.plan import Filter, Sizing, plan
 from gateway.images.sniff import FORMATS
 from gateway.images.worker import KEPT
 from tests.detail import photograph
-from tests.gateway.images.ingests import NoSource
+from tests.gateway.images.ingests import NoSource, copies
 from tests.gateway.images.made import bomb, saved
 
 MEGAPIXELS_12 = (4032, 3024)
@@ -154,10 +154,10 @@ async def measure_pool(picture: bytes, rounds: int) -> None:
     sizing, rates = Sizing("square", 384), []
     for workers in (1, len(os.sched_getaffinity(0))):
         async with Ingest(NoSource(), ImagesConfig(), workers=workers) as ingest:
-            copies = await loaded(ingest, picture, 6 * rounds)
-            await hand_over(ingest, copies[: 2 * rounds], sizing)  # so that the workers are there
+            pictures = await copies(ingest, picture, 6 * rounds)
+            await hand_over(ingest, pictures[: 2 * rounds], sizing)  # so that the workers are there
             begun = time.perf_counter()
-            await hand_over(ingest, copies[2 * rounds :], sizing)
+            await hand_over(ingest, pictures[2 * rounds :], sizing)
             rates.append(4 * rounds / (time.perf_counter() - begun))
             print(f"through {workers} worker(s) to a data URL for 384: {rates[-1]:.1f} a second")
     print(f"    {rates[1] / rates[0]:.2f} times")
@@ -168,20 +168,14 @@ async def measure_crowd() -> None:
     config = ImagesConfig()
     image = Image.linear_gradient("L").resize(JUST_LEGAL).convert("RGB")
     async with Ingest(NoSource(), config) as ingest:
-        copies = await loaded(ingest, saved(image, "PNG", compress_level=1), 66)
-        await hand_over(ingest, copies[:2], Sizing("square", 384))
+        pictures = await copies(ingest, saved(image, "PNG", compress_level=1), 66)
+        await hand_over(ingest, pictures[:2], Sizing("square", 384))
         with Watch() as watch:
-            done = await hand_over(ingest, copies[2:], Sizing("square", 384))
+            done = await hand_over(ingest, pictures[2:], Sizing("square", 384))
     print(
         f"64 pictures of {JUST_LEGAL[0]} x {JUST_LEGAL[1]} at once: {done} decoded, the others 429; at most "
         f"{watch.most / 1e6:.0f} MB more than before, of a budget of {config.max_decoded / 1e6:.0f} MB"
     )
-
-
-async def loaded(ingest: Ingest, picture: bytes, count: int) -> list[Encoded]:
-    """That many pictures of the same pixels, each known by another digest, so that none shares another's decoding."""
-    names = (number.to_bytes(4, "big") for number in range(count))
-    return [await ingest.load(data_url.encode(picture + name, "any"), param="") for name in names]
 
 
 async def hand_over(ingest: Ingest, pictures: Sequence[Encoded], sizing: Sizing) -> int:

@@ -7,7 +7,6 @@ and its workers together have grown by, beside `images.max_decoded`, and what be
 
 import argparse
 import asyncio
-import base64
 import os
 import time
 from collections import Counter
@@ -22,7 +21,7 @@ from gateway.images.ingest import Encoded, Ingest
 from gateway.images.plan import Sizing
 from gateway.values import Bytes, Seconds
 from tests.gateway.images import made
-from tests.gateway.images.ingests import NoSource
+from tests.gateway.images.ingests import NoSource, copies
 
 PICTURES = 64
 SIDE = 7071  # just under 50 million pixels
@@ -53,11 +52,10 @@ async def measure(kind: str, workers: int, budget: int) -> None:
     data = KINDS[kind]()
     config = ImagesConfig(max_decoded=Bytes(budget * 2**20), decode_timeout=Seconds(60))
     async with Ingest(NoSource(), config, workers=workers) as ingest:
-        url = f"data:;base64,{base64.b64encode(data).decode()}"
-        picture = await ingest.load(url, param="url")
+        pictures = await copies(ingest, data, PICTURES)
         await ingest.pool.is_filtered()
         before, most, began = resident(ingest), 0, time.monotonic()
-        work = [asyncio.create_task(outcome(ingest, picture)) for _ in range(PICTURES)]
+        work = [asyncio.create_task(outcome(ingest, picture)) for picture in pictures]
         while not all(each.done() for each in work):
             most = max(most, resident(ingest))
             await asyncio.sleep(SAMPLED_EVERY)

@@ -6,7 +6,7 @@ import pytest
 
 from gateway.config import ImagesConfig
 from gateway.errors import PictureError
-from gateway.images.ingest import Ingest
+from gateway.images.ingest import Encoded, Ingest
 from gateway.images.plan import Sizing
 
 from . import made
@@ -65,3 +65,9 @@ async def refused(ingest: Ingest, url: str) -> PictureError:
         await given(ingest, url)
     assert caught.value.param == PARAM
     return caught.value
+
+
+async def copies(ingest: Ingest, data: bytes, count: int) -> list[Encoded]:
+    """That many pictures of the same pixels, each known by another digest, so that none shares another's decoding."""
+    names = (number.to_bytes(4, "big") for number in range(count))
+    return [await ingest.load(data_url(data + name), param=PARAM) for name in names]

@@ -18,7 +18,20 @@ from gateway.images.shelf import Shelf
 from gateway.values import Bytes, Seconds
 
 from . import made
-from .ingests import CONFIG, PARAM, PICTURE, SQUARE, UNKNOWN, FakeFetcher, content, data_url, given, handed, refused
+from .ingests import (
+    CONFIG,
+    PARAM,
+    PICTURE,
+    SQUARE,
+    UNKNOWN,
+    FakeFetcher,
+    content,
+    copies,
+    data_url,
+    given,
+    handed,
+    refused,
+)
 
 
 async def test_an_engine_gets_what_we_wrote(ingest: Ingest) -> None:
@@ -136,11 +149,6 @@ async def test_the_way_of_handing_over_is_in_the_name_of_our_work(web: FakeFetch
 
 
 # --- many at once ----------------------------------------------------------------------------------------------------
-
-
-async def copies(ingest: Ingest, data: bytes, count: int) -> list[Encoded]:
-    """That many pictures of the same pixels, each known by another digest."""
-    return [await ingest.load(data_url(data + bytes([number])), param=PARAM) for number in range(count)]
 
 
 async def test_too_many_pictures_are_told_to_come_back(web: FakeFetcher, monkeypatch: pytest.MonkeyPatch) -> None:
