@@ -305,7 +305,8 @@ async def test_a_reader_who_stalls_holds_up_nobody_else(monkeypatch: pytest.Monk
 
     stalled, other = asyncio.ensure_future(stalls()), asyncio.ensure_future(streamed(table, generation, quick))
     generation.go.set()
-    assert tuple(await other) == words
+    async with asyncio.timeout(20):
+        assert tuple(await other) == words
     held.set()
 
     with pytest.raises(EngineUnavailable, match="too long to be kept"):

@@ -18,6 +18,7 @@ from gateway.cache.stored import MAX_VALUE, encode
 from gateway.redis import Link, link
 from gateway.shared import Unanswered
 from tests.gateway.cache.answers import USAGE, choices, named, stored
+from tests.gateway.redis.servers import cluster
 from tests.services import Redis, running_redis
 
 
@@ -239,25 +240,72 @@ async def test_what_was_being_made_when_it_was_removed_is_not_kept_anywhere(serv
         for gateway, its_way in ((one, way), (other, other_way)):
             await kept(gateway, its_way, stale, seconds=60)
             await kept(gateway, its_way, others, seconds=60)
-            await asyncio.sleep(0.05)  # more than a question to Redis takes: so long nobody can say what came first
-            await kept(gateway, its_way, later, seconds=0.001)
+            async with asyncio.timeout(20):  # for as long as a question to Redis takes nobody can say what came first
+                while await words(gateway, later) is None:
+                    await kept(gateway, its_way, later, seconds=0)
 
         for gateway in (one, other, two_levels(way)):
             assert [await words(gateway, key) for key in (stale, later, others)] == [None, "a cat", "a cat"]
 
 
-async def test_an_answer_found_while_it_is_removed_is_not_found_again(server: Redis, way: Link) -> None:
+async def test_what_was_being_made_when_answers_were_removed_is_not_kept_without_redis_either() -> None:
+    """Whoever clears the cache because answers are wrong does not get them back; what is made later is kept."""
+    one = Cache(MemoryStore(max_bytes=2**20), ttl=100)
+    await one.remove(Selection())
+
+    one.keep(named(1), choices("wrong"), USAGE, seconds=60)
+    one.keep(named(2), choices("right"), USAGE, seconds=0)
+
+    assert [await words(one, key) for key in (named(1), named(2))] == [None, "right"]
+
+
+class Slow(RedisStore):
+    """A Redis whose answer is on its way for as long as `go` is not set."""
+
+    def __init__(self, link: Link) -> None:
+        super().__init__(link)
+        self.asked, self.go = asyncio.Event(), asyncio.Event()
+
+    async def get(self, key: str) -> Stored | None:
+        """What lay there when it was asked."""
+        found = await super().get(key)
+        self.asked.set()
+        await self.go.wait()
+        return found
+
+
+async def test_an_answer_found_while_it_is_removed_is_not_found_again(way: Link) -> None:
     """It was on its way from Redis into the memory of the gateway that removed it there."""
-    one = two_levels(way)
-    key = named(1, "p")
+    slow, key = Slow(way), named(1, "p")
+    one = Cache(MemoryStore(max_bytes=2**20), slow, ttl=100)
     await kept(two_levels(way), way, key)
 
     looking = asyncio.ensure_future(words(one, key))
-    await asyncio.sleep(0)
+    await slow.asked.wait()
     await one.remove(Selection(digest="p"))
+    slow.go.set()
     await looking
 
     assert await words(one, key) is None
+
+
+async def test_a_cluster_heeds_what_was_removed(tmp_path: Path) -> None:
+    """Where notes and answers lie on several nodes an answer is written first, and taken back when it was meant, or
+    when nobody can say."""
+    with cluster(tmp_path) as port:
+        async with Link(f"redis+cluster://127.0.0.1:{port}") as way:
+            one, other = two_levels(way), two_levels(way)
+            await one.remove(Selection(digest="p"))
+            for key in (named(1, "p"), named(2, "q")):
+                await kept(other, way, key, seconds=60)
+            found = [await words(two_levels(way), key) for key in (named(1, "p"), named(2, "q"))]
+            with redis.Redis(port=port) as client:
+                client.set(notes.NAME, "x")
+            await kept(other, way, named(3, "q"))
+
+            assert found == [None, "a cat"]
+            assert await words(two_levels(way), named(3, "q")) is None
+            assert await words(other, named(3, "q")) is None
 
 
 @pytest.mark.parametrize("note", ["another kind", "unreadable"])
