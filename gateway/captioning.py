@@ -133,7 +133,7 @@ class Captioner:
             record=record,
             asked=question,
             model=route.model,
-            pictures=pictures,
+            pictures=pictures if found is None else (),  # nobody will ask for them
             head=_head(request, route.model, preset, self._ingest.pipeline),
             unwrap=preset.field if preset and request.response_format is None else None,
             key=name,
@@ -229,6 +229,7 @@ class Captioner:
         name = job.key if job.is_shared else None
         async with self._flights.aboard(name, generate, wait=job.wait, until=until) as (flight, joined):
             if joined:
+                job.pictures = ()  # those of whoever was first are looked at
                 job.record.cache = "join"
                 job.record.enter("join")
             yield flight, until

@@ -44,12 +44,14 @@ def route(captioner: Captioner, *, heartbeat: float, longest_wait: float, max_bo
     async def answered(scope: Scope, receive: Receive, send: Send) -> None:
         record_of(scope).enter("receive")
         asked, ignored = decoded(await received(scope, receive, max_body), record_of(scope))
-        reply = Reply(send, streamed=bool(asked.stream))
+        is_streamed = bool(asked.stream)
+        reply = Reply(send, streamed=is_streamed)
         try:
             async with Presence(receive):
                 job = await prepared(scope, asked)
+                del asked  # which has the pictures as they were written; the engine may take its time
                 reply.headers = partial(_headers, job, ignored)
-                rest = await (streamed(job, reply) if asked.stream else whole(job))
+                rest = await (streamed(job, reply) if is_streamed else whole(job))
         except ClientLeft:
             if reply.begun:
                 return  # nobody is there to be told
