@@ -29,6 +29,7 @@ def stats(url: str, key: str | None) -> str:
         f"made              {report.misses}",
         f"made on demand    {report.bypasses}",
         f"saved             {report.saved_seconds:.1f} s of engines' time, {report.saved_tokens} tokens",
+        *([f"not in Redis      {report.not_shared}"] if report.redis is not None else []),
     ]
     return "\n".join([*rows, *_amounts(report)])
 

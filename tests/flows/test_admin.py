@@ -157,6 +157,7 @@ def test_the_command_line_asks_a_running_gateway(gateway: Server) -> None:
 
     assert (stats.returncode, stats.stderr) == (0, "")
     assert "saved" in stats.stdout
+    assert "\nnot in Redis      0\n" in stats.stdout
     assert cleared.returncode == 0, cleared.stderr
     assert cleared.stdout.splitlines()[0].split() == ["memory", "3", "answers,", "0.0", "MiB"]
     assert about(gateway, "k2", PNGS[0]) == "miss"
