@@ -41,4 +41,4 @@ def test_every_command_of_the_readme_exists() -> None:
     assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in re.findall(r"make (\w+)`", README))
     assert all((ROOT / command).exists() for command in re.findall(r"python (bench/\w+\.py)", README))
     commands = set(re.findall(r"^\$ altgate (\w+)", README, re.MULTILINE))
-    assert commands == {"caption", "models", "check", "keys", "cache"}
+    assert commands == {"caption", "models", "check", "keys", "cache", "usage"}
