@@ -13,6 +13,7 @@ from tests.services import Server, running_server
 REAL_VLLM = ("tests/engines/cogvlm/", "tests/engines/vllm/", "tests/flows/test_cogvlm", "tests/flows/test_vllm")
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in a hook of the same name
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of a file stay in one process, and so do all that run vLLM, of which one at a time fits the machine."""
     for item in items:
