@@ -13,7 +13,7 @@ serve: .venv/serve.stamp
 	$(BIN)/altgate serve
 
 test: .venv/test.stamp redis-server
-	$(BIN)/pytest --numprocesses 2 --dist loadgroup
+	$(BIN)/pytest --numprocesses 2 --dist loadscope
 
 lint: .venv/test.stamp
 	$(BIN)/ruff check

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 from openai import OpenAI
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from engines.demo import scenes
 from tests import pictures
@@ -13,12 +15,16 @@ from tests.services import Server, running_server
 REAL_VLLM = ("tests/engines/cogvlm/", "tests/engines/vllm/", "tests/flows/test_cogvlm", "tests/flows/test_vllm")
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in a hook of the same name
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of a file stay in one process, and so do all that run vLLM, of which one at a time fits the machine."""
-    for item in items:
-        runs_vllm = item.nodeid.startswith(REAL_VLLM)
-        item.add_marker(pytest.mark.xdist_group("vllm" if runs_vllm else item.nodeid.partition("::")[0]))
+class Together(LoadScopeScheduling):  # type: ignore[misc] # which has no types
+    """Keeps the tests of a file in one process, and all that run vLLM, of which one at a time fits the machine."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "vllm" if nodeid.startswith(REAL_VLLM) else nodeid.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """Who shares the tests out where they run in several processes."""
+    return Together(config, log)
 
 
 @pytest.fixture(autouse=True)
