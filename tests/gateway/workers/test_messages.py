@@ -73,13 +73,13 @@ def read(message: Message) -> bytes:
     return frame[HEAD:]
 
 
-@pytest.mark.parametrize("message", FROM_WORKER, ids=repr)
+@pytest.mark.parametrize("message", FROM_WORKER, ids=lambda message: type(message).__name__)
 def test_what_a_worker_says_is_what_the_owner_hears(message: Message) -> None:
     """Every kind of message, every field of it."""
     assert messages.decode_from_worker(read(message)) == message
 
 
-@pytest.mark.parametrize("message", FROM_OWNER, ids=repr)
+@pytest.mark.parametrize("message", FROM_OWNER, ids=lambda message: type(message).__name__)
 def test_what_the_owner_says_is_what_a_worker_hears(message: Message) -> None:
     """Every kind of message, every field of it."""
     assert messages.decode_from_owner(read(message)) == message
