@@ -1,5 +1,6 @@
 """From what a client wrote to a known picture."""
 
+import asyncio
 import base64
 import hashlib
 import threading
@@ -7,6 +8,8 @@ from collections.abc import Callable
 from io import BytesIO
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from gateway.config import ImagesConfig
@@ -17,7 +20,8 @@ from gateway.images.ingest import Encoded, Ingest
 from gateway.values import Bytes
 
 from . import made
-from .ingests import PARAM, PICTURE, FakeFetcher, data_url, handed, refused
+from .conftest import STEADY
+from .ingests import PARAM, PICTURE, FakeFetcher, NoSource, data_url, handed, refused
 
 
 async def test_one_picture_is_known_by_its_bytes(ingest: Ingest, web: FakeFetcher) -> None:
@@ -28,6 +32,37 @@ async def test_one_picture_is_known_by_its_bytes(ingest: Ingest, web: FakeFetche
     assert {picture.digest for picture in pictures} == {hashlib.sha256(PICTURE).hexdigest()}
     assert {picture.data for picture in pictures} == {PICTURE}
     assert web.asked == [(url, PARAM) for url in urls[:2]]
+
+
+ASLEEP = Ingest(NoSource(), ImagesConfig(), workers=1)  # which decodes nothing
+
+
+def in_lines(data: bytes) -> str:
+    """As mail programs write base64."""
+    return "data:image/png;base64," + base64.encodebytes(data).decode()
+
+
+def url_safe(data: bytes) -> str:
+    """As web programs write it, without padding."""
+    return "data:;base64," + base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
+def bare(data: bytes) -> str:
+    """Without a word of what it is."""
+    return base64.b64encode(data).decode()
+
+
+@STEADY
+@given(st.binary(max_size=60), st.binary(max_size=60), st.sampled_from([data_url, in_lines, url_safe, bare]))
+def test_a_digest_is_of_the_bytes_alone(one: bytes, other: bytes, spelled: Callable[[bytes], str]) -> None:
+    """However they are spelled, the same bytes are one picture, and other bytes another."""
+
+    async def digests(*urls: str) -> list[str]:
+        return [(await ASLEEP.load(url, param=PARAM)).digest for url in urls]
+
+    found, plain = asyncio.run(digests(spelled(PICTURE + one), data_url(PICTURE + other)))
+    assert found == hashlib.sha256(PICTURE + one).hexdigest()
+    assert (found == plain) is (one == other)
 
 
 @pytest.mark.parametrize(
