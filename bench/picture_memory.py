@@ -13,6 +13,8 @@ import asyncio
 import json
 import os
 import random
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -25,7 +27,6 @@ from gateway.config import ImagesConfig
 from gateway.errors import GatewayError
 from gateway.images.ingest import Encoded, Ingest
 from gateway.images.plan import Sizing
-from gateway.server import KEPT
 from gateway.values import Bytes, Seconds
 from tests.gateway.images import made
 from tests.gateway.images.ingests import NoSource, copies, data_url
@@ -45,6 +46,15 @@ KINDS: dict[str, Callable[[], bytes]] = {
     "webp, lossless": lambda: made.saved(Image.new("RGBA", (SIDE, SIDE), "teal"), "WEBP", lossless=True, method=0),
 }
 
+# The allocator is told before anything has started a thread, as in the server.
+ROW = """
+from gateway import allocator, server
+allocator.keep_freed(server.KEPT)
+import asyncio, sys
+from bench import picture_memory
+asyncio.run(picture_memory.measure_row(int(sys.argv[1])))
+"""
+
 
 def main() -> None:
     """Prints the table."""
@@ -55,9 +65,7 @@ def main() -> None:
     parser.add_argument("--row", type=int, default=0, help="requests one after the other, instead")
     options = parser.parse_args()
     if options.row:
-        allocator.keep_freed(KEPT)  # as the server does
-        asyncio.run(measure_row(options.row))
-        return
+        sys.exit(subprocess.run([sys.executable, "-c", ROW, str(options.row)], check=False).returncode)
     for kind in options.kind:
         asyncio.run(measure(kind, options.workers, options.budget))
 
@@ -87,6 +95,7 @@ async def measure_row(count: int) -> None:
     chance, turns = random.Random(1), asyncio.Semaphore(AT_ONCE)
     picture = made.noise("jpeg", (1200, 900))
     async with Ingest(NoSource(), ImagesConfig()) as ingest:
+        print(f"before: {_resident(os.getpid()) / 2**20:.0f} MiB")
         for step in range(10):
             await asyncio.gather(*(asked(ingest, picture, chance, turns) for _ in range(count // 10)))
             print(
