@@ -10,10 +10,11 @@ from typing import Any
 
 import uvicorn
 
+from gateway import allocator
 from gateway.app import create_app
 from gateway.logs import pipeline
 from gateway.parts import Parts
-from gateway.server import settings
+from gateway.server import KEPT, settings
 from gateway.workers import messages
 from gateway.workers.contact import Contact
 from gateway.workers.lent import Lent
@@ -25,6 +26,7 @@ ORPHANED = 70  # the exit code of a worker whose owner is gone: nobody sees it
 
 def main() -> None:
     """Serves until the owner says SIGTERM, or is gone."""
+    allocator.keep_freed(KEPT)
     channel, door = socket.socket(fileno=sys.stdin.fileno()), socket.socket(fileno=int(sys.argv[1]))
     orders = _orders(channel)
     with pipeline.running(orders.config.log):

@@ -4,6 +4,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -68,3 +69,22 @@ def test_what_is_fetched_counts_as_what_is_sent(tmp_path: Path, site: str) -> No
             refused = until(server, site, 429)
             assert "fill the memory set aside" in refused.error["message"]
         until(server, site, 200)
+
+
+ARENA = 64 * 2**20  # bytes between the places where glibc begins an arena
+
+
+def arenas(server: Server) -> int:
+    """How many of them the server has beside the first one."""
+    lines = [line.split() for line in Path(f"/proc/{server.process.pid}/maps").read_text().splitlines()]
+    nameless = [words[0] for words in lines if len(words) == 5]  # of no file
+    return sum(int(span.partition("-")[0], 16) % ARENA == 0 for span in nameless)
+
+
+def test_threads_share_the_memory_of_all(server: Server) -> None:
+    """Each with memory of its own would keep what large pictures leave behind, for ever."""
+    large = [pictures.data_url(PICTURE + bytes([number]) * 600_000) for number in range(4)]
+    with ThreadPoolExecutor(len(large)) as threads:
+        answers = [*threads.map(lambda url: chat(server, messages=[message(url)]), large)]
+    assert [answer.status for answer in answers] == [200] * len(large)
+    assert arenas(server) == 0
