@@ -29,8 +29,8 @@ ROOT = Path(__file__).parents[3]
 OWN = "93.184.215.14"
 ISOLATE = ("unshare", "--map-root-user", "--net", "--mount")
 NAMES = 16  # whose answers change: each host has but a share of the downloads
-AT_ONCE = 128
-PATIENCE = 0.5  # seconds for dialling what is refused, and 0.1 for what changes
+AT_ONCE = 64
+PATIENCE = 0.5  # seconds for dialling
 
 ANSWERS: dict[str, Reply] = {
     "chain-to-private.test": ["www.chain-to-private.test", "cdn.chain-to-private.test", "10.0.0.1"],
@@ -122,7 +122,7 @@ async def _refuse(fetcher: Fetcher, url: str) -> float:
 async def _fetched(origin: Origin, secret: Origin, lookup: Lookup | None, rounds: int) -> int:
     """How often a name whose answers change led to the one of two addresses that is opened."""
     config = ImagesConfig(
-        allowed_networks=("127.0.0.1/32",), allowed_ports=(origin.port, secret.port), connect_timeout=Seconds(0.1)
+        allowed_networks=("127.0.0.1/32",), allowed_ports=(origin.port, secret.port), connect_timeout=Seconds(PATIENCE)
     )
     ports, count = cycle([origin.port, secret.port]), 0
     urls = [f"http://rebind{number // 2 % NAMES}.test:{next(ports)}/?{number}" for number in range(rounds)]

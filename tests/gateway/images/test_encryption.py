@@ -19,7 +19,7 @@ from gateway.images.fetch import Fetcher
 from gateway.values import Seconds
 
 from .conftest import Origin
-from .network import BODY, PARAM, FakeDns, answer, assert_unreachable
+from .network import BODY, PARAM, FakeDns, answer, assert_unreachable, redirect
 
 NAME = "good.example"
 NOW = datetime.now(UTC)
@@ -165,6 +165,15 @@ async def test_old_versions_are_refused(authority: Authority) -> None:
     async with serving(context, authority) as (origin, fetcher):
         await assert_unreachable(fetcher, f"https://{NAME}:{origin.port}/")
         assert origin.heads == []
+
+
+async def test_no_redirect_leads_out_of_encryption(authority: Authority) -> None:
+    """What was asked for over HTTPS is not taken over HTTP."""
+    async with serving(authority.context(), authority) as (origin, fetcher):
+        origin.answers["/"] = redirect(f"http://{NAME}:{origin.port}/")
+        error = await assert_unreachable(fetcher, f"https://{NAME}:{origin.port}/")
+        assert "from https to http" in str(error.__cause__)
+        assert origin.connections == 1
 
 
 async def test_encryption_is_not_mistaken(authority: Authority) -> None:

@@ -187,10 +187,17 @@ async def test_dialling_in_vain_takes_the_same_time_whatever_the_cause(config: I
         settings = replace(hurried(config), allowed_ports=ports)
         fetcher = await stack.enter_async_context(Fetcher(settings, lookup=dns))
         hosts = ("127.0.0.1", "blocked.example", "unknown.example", "filtered.example")
-        for url in (f"http://{host}:{port}/" for host in hosts for port in ports):
-            started = time.monotonic()
-            await assert_unreachable(fetcher, url)
-            assert 0.2 <= time.monotonic() - started < 2
+        urls = [f"http://{host}:{port}/" for host in hosts for port in ports]
+        took = await asyncio.gather(*(time_in_vain(fetcher, url) for url in urls))
+    assert min(took) >= 0.2
+    assert max(took) < 2
+
+
+async def time_in_vain(fetcher: Fetcher, url: str) -> float:
+    """Seconds until the URL is refused as one that cannot be reached."""
+    started = time.monotonic()
+    await assert_unreachable(fetcher, url)
+    return time.monotonic() - started
 
 
 # --- through a proxy -------------------------------------------------------------------------------------------------

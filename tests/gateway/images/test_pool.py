@@ -34,7 +34,7 @@ async def test_a_worker_that_dies_or_hangs_costs_one_picture(
 ) -> None:
     """Whether it has crashed, does nothing or used up its time; others do not notice, and one is there for the next."""
     await decoded(two)
-    victim = asyncio.create_task(two.decode(wanted(LARGE, seconds=0.2), LARGE, "victim", Memory))
+    victim = asyncio.create_task(two.decode(wanted(LARGE, seconds=0.1), LARGE, "victim", Memory))
     await killed(sent, number)
     await decoded(two)
     with pytest.raises(NotDecoded) as caught:

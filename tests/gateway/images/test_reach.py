@@ -106,7 +106,8 @@ async def test_redirects_are_checked_like_urls(origin: Origin, forbidden: Origin
             place = location.format(forbidden=forbidden.port, origin=origin.port)
             origin.answers[f"/{status}/{number}"] = redirect(place, status)
     urls = [origin.url(path) for path in origin.answers if path != "/ok"]
-    async with Fetcher(config, lookup=FakeDns({"private.example": [["127.0.0.2"]]})) as fetcher:
+    hurried = replace(config, connect_timeout=Seconds(0.3))
+    async with Fetcher(hurried, lookup=FakeDns({"private.example": [["127.0.0.2"]]})) as fetcher:
         await asyncio.gather(*(assert_unreachable(fetcher, url) for url in urls))
     assert origin.connections == len(urls)
 
@@ -246,7 +247,7 @@ def test_nothing_leaves_a_network_of_its_own(tmp_path: Path) -> None:
     Where no such network may be made, the interpreter's own record of connections stands in for the kernel's count, and
     a table for the name server.
     """
-    done = isolated.report(tmp_path, 200, isolated=isolated.can_isolate())
+    done = isolated.report(tmp_path, 64, isolated=isolated.can_isolate())
     assert (done.returncode, done.stderr) == (0, "")
     report = json.loads(done.stdout)
     assert report["refused"] >= 100

@@ -66,6 +66,7 @@ async def test_a_worker_that_lies_is_killed(lie: str, monkeypatch: pytest.Monkey
         f"channel.sendall(b'L')\nsocket.recv_fds(channel, 4096, 2)\n{LIES[lie]}\n"
     )
     monkeypatch.setattr(decoder, "MODULE", "liar")
+    monkeypatch.setattr(decoder, "END_PATIENCE", 0.1)
     monkeypatch.syspath_prepend(str(tmp_path))
     async with Pool(["png"], most_memory=MEMORY, workers=1) as running:
         with pytest.raises(NotDecoded) as caught:
@@ -146,6 +147,7 @@ async def test_a_worker_gives_memory_back_in_a_pause(monkeypatch: pytest.MonkeyP
     monkeypatch.syspath_prepend(str(tmp_path))
     async with Pool(["png"], most_memory=MEMORY, workers=1) as running:
         await decoded(running)
+        await settled(running)
         worker = await running._staff.take()
         running._staff.give_back(worker)  # the last to come is the first to be taken
         before = resident(worker.pid)
