@@ -164,15 +164,17 @@ async def test_what_is_under_way_when_the_cache_is_cleared_is_kept_nowhere(
             await engine.begun.wait()
             waiting = asyncio.ensure_future(ask(session, other, with_key("k1")))
             async with session.delete(f"{one.root}/admin/cache?model=m", headers=with_key("k2")) as cleared:
-                told = await cleared.json()
-                assert (cleared.status, (told["redis"] or told["memory"])["complete"]) == (200, True)
+                amounts = await cleared.json()
+                assert (cleared.status, (amounts["redis"] or amounts["memory"])["complete"]) == (200, True)
             late = [asyncio.ensure_future(ask(session, one, with_key("k1"))) for _ in range(2)]
             engine.go.set()
-            words = {each.words for each in [await waiting, *await asyncio.gather(*late)]}
+            told = await waiting
+            words = {each.words for each in await asyncio.gather(*late)}
             found = [await ask(session, server, with_key("k1")) for server in (other, one)]
 
     assert (await early).words == "answer 1"
     assert "answer 1" not in words | {each.words for each in found}
+    assert told.words != "answer 1" or workers > 1  # of two workers it may have come to the one that made it
     assert [each.cache for each in found] == ["hit", "hit"]
 
 
