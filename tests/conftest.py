@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from openai import OpenAI
@@ -41,6 +43,13 @@ def no_state_kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder for programs whose sockets lie below their TMPDIR: the name of a socket has 107 bytes at most."""
+    with TemporaryDirectory(prefix="t-") as name:
+        yield Path(name)
 
 
 @pytest.fixture(scope="session")

@@ -96,17 +96,17 @@ def test_caption_reads_no_more_than_it_may_and_speaks_of_files(tmp_path: Path) -
     assert "Traceback" not in done.stderr
 
 
-def test_caption_whose_reader_leaves_ends_in_order(tmp_path: Path, known: Known) -> None:
+def test_caption_whose_reader_leaves_ends_in_order(short_path: Path, known: Known) -> None:
     """`altgate caption … | head -1` leaves neither a traceback nor an engine nor a folder behind."""
-    (tmp_path / "a.png").write_bytes(known[0][0])
+    (short_path / "a.png").write_bytes(known[0][0])
     command = f"{sys.executable} -m gateway.cli caption --json a.png a.png a.png a.png | head -1"
-    environ = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    environ = {**os.environ, "TMPDIR": str(short_path), "PYTHONPATH": str(ROOT)}
 
-    done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=True, env=environ)
+    done = subprocess.run(command, shell=True, cwd=short_path, capture_output=True, text=True, check=True, env=environ)
 
     assert json.loads(done.stdout)["caption"] == known[0][1]
     assert "Traceback" not in done.stderr
-    assert not list(tmp_path.glob("altgate-*"))
+    assert not list(short_path.glob("altgate-*"))
 
 
 def test_caption_with_an_unknown_model_names_the_nearest(tmp_path: Path) -> None:

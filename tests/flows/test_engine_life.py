@@ -113,12 +113,12 @@ def test_a_stream_whose_engine_dies_ends_with_the_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_no_engine_outlives_the_gateway(tmp_path: Path, number: signal.Signals) -> None:
+def test_no_engine_outlives_the_gateway(short_path: Path, number: signal.Signals) -> None:
     """However the gateway ends, its engines end with it, and its folder of sockets goes with a proper end."""
-    environ = {**os.environ, "TMPDIR": str(tmp_path)}
-    with running_server(tmp_path, environ=environ) as running:
+    environ = {**os.environ, "TMPDIR": str(short_path)}
+    with running_server(short_path, environ=environ) as running:
         chat(running, messages=PICTURE)
-        assert list(tmp_path.glob("altgate-*/*.sock"))
+        assert list(short_path.glob("altgate-*/*.sock"))
         [engine] = running.engine_pids()
         watch = os.pidfd_open(engine)
         running.process.send_signal(number)
@@ -128,6 +128,6 @@ def test_no_engine_outlives_the_gateway(tmp_path: Path, number: signal.Signals) 
         os.close(watch)
         assert ended
         if number != signal.SIGKILL:
-            assert not list(tmp_path.glob("altgate-*/"))
+            assert not list(short_path.glob("altgate-*/"))
             assert running.process.returncode in (0, -number)
             assert "Traceback" not in running.log.read_text()
