@@ -399,13 +399,13 @@ def test_a_core_that_dies_is_replaced_and_nothing_outlives_the_gateway(
     settings = f"[engines]\npreload = []\n{_section('gemma', checkpoints['gemma'])}"
     with running_server(tmp_path, settings=settings) as running:
         assert chat(running, model="tiny-gemma", max_tokens=1).status == 200
+        (core,) = (pid for pid in _descendants(running.process.pid) if "EngineCore" in _name(pid))
+        memory = _shared_memory(running)
         with ThreadPoolExecutor(1) as threads:
             under_way = threads.submit(
                 chat, running, model="tiny-gemma", messages=asked(), max_tokens=900, logit_bias=NO_END
             )
             _until(lambda: _running(running) == 1)
-            (core,) = (pid for pid in _descendants(running.process.pid) if "EngineCore" in _name(pid))
-            memory = _shared_memory(running)
             os.kill(core, signal.SIGKILL)
             lost = under_way.result()
         assert (lost.status, lost.error["code"]) == (503, "engine_unavailable")
