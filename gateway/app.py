@@ -44,6 +44,9 @@ NOT_SERVED = {
 }
 
 
+GARBAGE = 3_000  # objects that come to be before a search for cycles: after Python's 700 it took a tenth of the time
+
+
 def create_app(config: Config, parts: Parts, key_file: KeySource) -> ASGIApp:
     """The server as one ASGI application."""
     captioner = parts.captioner
@@ -57,6 +60,7 @@ def create_app(config: Config, parts: Parts, key_file: KeySource) -> ASGIApp:
             for name in config.engines.preload:
                 captioner.engines[captioner.models[name].name].want()
             gc.freeze()  # looking through all that stays anyway took 30 ms each time, and all requests waited for it
+            gc.set_threshold(GARBAGE)
             yield
 
     served = Litestar(

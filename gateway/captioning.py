@@ -7,7 +7,6 @@ stream    the same, piece by piece
 
 import asyncio
 import time
-import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
 from functools import partial
@@ -16,7 +15,7 @@ from typing import Any, TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway import asked, completion, mending, promises, routing, wire
+from gateway import asked, completion, ids, mending, promises, routing, wire
 from gateway.auth import Caller
 from gateway.cache import Cache, Stored, key, loaded
 from gateway.catalogue import Model
@@ -354,7 +353,7 @@ def _head(request: ChatRequest, model: Model, preset: Preset | None, pipeline: s
     wanted = request.stream_options is not None and bool(request.stream_options.include_usage)
     prompt = preset.digest[:8] if preset else "none"
     return completion.Head(
-        id=f"chatcmpl-{uuid.uuid4().hex}",
+        id=f"chatcmpl-{ids.fresh()}",
         created=int(time.time()),
         model=request.model,
         system_fingerprint=f"{model.revision}-{prompt}-{pipeline}",

@@ -1,6 +1,7 @@
 """What a client asks for in headers: about the cache (`Cache-Control`) and about waiting (`Prefer`, RFC 7240). Pure."""
 
 import re
+from functools import lru_cache
 
 from msgspec import Struct
 
@@ -26,6 +27,7 @@ class Directives(Struct, frozen=True):
 NO_DIRECTIVES = Directives()
 
 
+@lru_cache(maxsize=256)
 def read(*, cache_control: str = "", prefer: str = "", longest_wait: float = LONGEST_WAIT) -> Directives:
     """The directives in two headers' values, with no more than `longest_wait` seconds to wait.
 

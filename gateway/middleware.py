@@ -32,6 +32,8 @@ from gateway.traces.opening import NO_TRACES, Traces
 
 log = logging.getLogger("gateway.access")
 
+Received = HTTPReceiveMessage | WebSocketReceiveMessage
+
 READABLE_TYPES = re.compile(
     r"(application/(json|[\w.+-]+\+json|octet-stream|x-www-form-urlencoded)|text/plain)\s*(;|$)", re.IGNORECASE
 )
@@ -213,7 +215,7 @@ def hold_of(scope: Scope) -> Callable[[int], None]:
 
 
 def _counted(receive: Receive, hold: Callable[[int], None]) -> Receive:
-    async def counted() -> HTTPReceiveMessage | WebSocketReceiveMessage:
+    async def counted() -> Received:
         message = await receive()
         if message["type"] == "http.request":
             hold(len(message["body"]))

@@ -147,6 +147,8 @@ def _spelling(own: tuple[str, ...]) -> tuple[re.Pattern[str], frozenset[str]]:
 
 def _broken(given: str, starts: Sequence[int]) -> str:
     """The text with a word joiner behind each of the characters at `starts`."""
+    if not starts:
+        return given
     cuts = [0, *(start + 1 for start in starts), len(given)]
     return WORD_JOINER.join(given[begin:end] for begin, end in pairwise(cuts))
 

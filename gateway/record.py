@@ -3,7 +3,6 @@
 Whoever answers fills it in; `middleware.py` makes it, and hands it to each teller once the request is over.
 """
 
-import secrets
 import time
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -11,6 +10,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
+from gateway import ids
 from gateway.auth import ANONYMOUS, Caller
 from gateway.wire import Usage
 
@@ -37,7 +37,7 @@ class Record(Struct, kw_only=True):
 
     method: str = ""
     path: str = ""
-    id: str = msgspec.field(default_factory=lambda: f"req_{secrets.token_hex(16)}")
+    id: str = msgspec.field(default_factory=lambda: f"req_{ids.fresh()}")
     started: float = msgspec.field(default_factory=time.perf_counter)
     caller: Caller = ANONYMOUS
     model: str | None = None

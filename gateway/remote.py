@@ -10,7 +10,7 @@ import logging
 import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
 from types import TracebackType
 from typing import Self
@@ -70,6 +70,14 @@ class Replica:
     def usable_at(self) -> float:
         """The earliest time at which that may change."""
         return max(self.breaker.paused_until, self.next_probe if self.trouble else 0.0)
+
+
+class _Call(Struct, frozen=True):
+    """A request that a replica has begun to answer, and since which era of its breaker."""
+
+    replica: Replica
+    era: int
+    response: upstream.Response
 
 
 class RemoteEngine:
@@ -170,41 +178,47 @@ class RemoteEngine:
         first = self._pick()  # only now: while the pictures were made ready, other requests have been sent
         if first is None:
             raise self._unavailable()
-        async with AsyncExitStack() as calls:
-            try:
-                response = await calls.enter_async_context(self._call(first, request, deadline))
-            except EngineUnavailable:
-                second = self._pick(rather_not=first)
-                if second is None or not self._retries.spend():
-                    raise
-                response = await calls.enter_async_context(self._call(second, request, deadline))
-            yield response
+        try:
+            call = await self._begun(first, request, deadline)
+        except EngineUnavailable:
+            second = self._pick(rather_not=first)
+            if second is None or not self._retries.spend():
+                raise
+            call = await self._begun(second, request, deadline)
+        verdict = None
+        try:
+            async with call.response as response:
+                yield response
+            verdict = True
+        except (TimeoutError, *UNREACHABLE, GatewayError) as error:
+            verdict = False
+            raise self._fault(error, HTTPStatus.OK, call.replica) from None
+        finally:
+            self._ended(call.replica, call.era, verdict)
 
-    @asynccontextmanager
-    async def _call(
-        self, replica: Replica, request: wire.ChatRequest, deadline: float
-    ) -> AsyncIterator[upstream.Response]:
-        """One request to one replica, which bears the outcome.
+    async def _begun(self, replica: Replica, request: wire.ChatRequest, deadline: float) -> _Call:
+        """One request to one replica, which bears the outcome, once its status says that there is an answer.
 
         Raises:
-            EngineUnavailable: on entering, when no byte came back or the replica said 503: it may be tried again.
+            EngineUnavailable: no byte came back or the replica said 503: it may be tried again.
             GatewayError: anything else.
         """
         status, verdict = None, None
         era = replica.breaker.begin()
         replica.in_flight += 1
         try:
-            async with await self._post(replica, request, deadline) as response:
-                status = response.status
-                if status != HTTPStatus.OK:
+            response = await self._post(replica, request, deadline)
+            status = response.status
+            if status != HTTPStatus.OK:
+                async with response:
                     raise await upstream.refusal(response, self.name, self._key)
-                yield response
-            verdict = True
         except (TimeoutError, *UNREACHABLE, GatewayError) as error:
             verdict = None if status in CLIENT_ERRORS else False
             raise self._fault(error, status, replica) from None
         finally:
-            self._ended(replica, era, verdict)
+            if status != HTTPStatus.OK:
+                self._ended(replica, era, verdict)
+        return _Call(replica, era, response)
 
     async def _post(self, replica: Replica, request: wire.ChatRequest, deadline: float) -> upstream.Response:
         asked = request if replica.is_vllm else _for_others(request)

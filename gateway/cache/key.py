@@ -7,8 +7,7 @@ the pictures: so what is to be removed is found by its key alone, and no list ha
 """
 
 import hashlib
-import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -88,7 +87,7 @@ def read(key: str) -> Parts | None:
 
 
 def _digest(value: Any) -> str:
-    return hashlib.sha256(b"".join(canonical(value))).hexdigest()
+    return hashlib.sha256(canonical(value)).hexdigest()
 
 
 def scoped(name: str) -> str:
@@ -101,32 +100,13 @@ def short(digest: str) -> str:
     return digest[:SHORT]
 
 
-def canonical(value: Any) -> Iterator[bytes]:
-    """The one way to write a value of JSON's kinds: each with its type and length, so no two are written alike.
+def canonical(value: Any) -> bytes:
+    """The one way to write a value of JSON's kinds: MessagePack, each with its type and length, no two alike.
 
-    Objects keep their order: an engine fills in a schema's properties in theirs.
+    Objects keep their order: an engine fills in a schema's properties in theirs. An integer beyond 64 bits, which only
+    JSON can write, has it all written as JSON, behind a byte that MessagePack never uses.
     """
-    left = [value]
-    while left:
-        match left.pop():
-            case None | bool() as plain:
-                yield {None: b"-", True: b"+", False: b"0"}[plain]
-            case int() as number:
-                yield _framed(b"i", str(number))
-            case float() as number:
-                yield b"f" + struct.pack(">d", number)
-            case str() as text:
-                yield _framed(b"s", text)
-            case list() | tuple() as items:
-                yield b"l%d:" % len(items)
-                left += reversed(items)
-            case dict() as pairs:
-                yield b"d%d:" % len(pairs)
-                left += [each for pair in reversed(pairs.items()) for each in reversed(pair)]
-            case other:
-                raise TypeError(f"{type(other).__name__} has no place in a key")
-
-
-def _framed(kind: bytes, text: str) -> bytes:
-    data = text.encode()
-    return b"%s%d:%s" % (kind, len(data), data)
+    try:
+        return msgspec.msgpack.encode(value)
+    except OverflowError:
+        return b"\xc1" + msgspec.json.encode(value)

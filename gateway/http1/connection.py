@@ -14,12 +14,12 @@ Closing at once while a client still sends would reset the connection, and the r
 
 import asyncio
 import logging
-import uuid
 from typing import Any, cast
 
 import uvicorn
 from uvicorn.server import ServerState
 
+from gateway import ids
 from gateway.errors import GatewayError, MalformedRequest, Overloaded, RequestTimeout
 from gateway.http1 import exchange as exchanges
 from gateway.http1.deadline import Deadline
@@ -327,7 +327,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _refuse(self, error: GatewayError) -> None:
         """Answers what is no request."""
-        request_id = f"req_{uuid.uuid4().hex}"
+        request_id = f"req_{ids.fresh()}"
         log.info("no request: %d %s %s", error.status, error.code, request_id)
         self.write(exchanges.answer(error, [*self.stamps(), (b"x-request-id", request_id.encode())]))
         self._finish(lingers=True)

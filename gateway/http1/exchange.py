@@ -20,6 +20,10 @@ Application = Callable[
     [MutableMapping[str, Any], Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]
 ]
 
+Watch = Callable[[Callable[[], None] | None], None]
+"""Has a function called once the client has gone, or none any more. It saves a task that awaits a message of it."""
+WATCH = "altgate.watch"  # where it stands among a scope's extensions
+
 _PHRASES = {status.value: status.phrase for status in http.HTTPStatus}
 _STATUS = {code: f"HTTP/1.1 {code} {_PHRASES.get(code, '')}\r\n".encode() for code in range(200, 600)}
 _EMPTY = frozenset({204, 304})  # statuses whose answers have no body
@@ -65,6 +69,7 @@ class Exchange:
     def __init__(self, line: Line, head: Head, scope: MutableMapping[str, Any]) -> None:
         self._line = line
         self._scope = scope
+        self._scope["extensions"] = {WATCH: self._watch}
         self._head = head
         self._pieces: deque[bytes] = deque()
         self._waiting = 0  # bytes in pieces
@@ -72,6 +77,7 @@ class Exchange:
         self._is_whole = self._is_told = False
         self._fault: GatewayError | None = None
         self._gone = False
+        self._on_left: Callable[[], None] | None = None
         self._start: bytes | None = None
         self._is_chunked = self._is_bodiless = False
         self._due: int | None = None  # bytes of the answer still to come, where that is known
@@ -93,6 +99,7 @@ class Exchange:
             if not self.begun or self._start is not None:
                 await self._apologise()
         finally:
+            self._scope.pop("extensions", None)  # it leads back here, and what goes round is freed late
             if not self.done:
                 self.keeps = False
                 self.done = True
@@ -131,6 +138,16 @@ class Exchange:
         """The client has gone."""
         self._gone = True
         self._news.set()
+        if self._on_left is not None:
+            self._on_left()
+
+    def _watch(self, on_left: Callable[[], None] | None) -> None:
+        self._on_left = on_left
+        if on_left is None:
+            return
+        self._line.resume_reading()  # else nobody would notice
+        if self._gone:
+            asyncio.get_running_loop().call_soon(on_left)
 
     async def receive(self) -> Message:
         """The next piece of the body, or that nothing comes any more.

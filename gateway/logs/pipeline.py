@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -121,9 +122,25 @@ def _steps(config: LogConfig, *, is_terminal: bool) -> list[Processor]:
     """The last steps: the time, and the line."""
     as_text = config.format == "text" or (config.format == "auto" and is_terminal)
     if not as_text:
-        return [structlog.processors.TimeStamper(fmt="iso", key="time"), _json]
+        return [_Clock(), _json]
     colours = _COLOURS if is_terminal and not os.environ.get("NO_COLOR") else {}
     return [structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False, key="time"), _Plain(colours)]
+
+
+class _Clock:
+    """Notes the time in UTC, as ISO 8601 has it; of each second all but the fraction is written once."""
+
+    def __init__(self) -> None:
+        self._second = (0, "")
+
+    def __call__(self, _: WrappedLogger, __: str, event: EventDict) -> EventDict:
+        """One step."""
+        second, nanoseconds = divmod(time.time_ns(), 10**9)
+        written = self._second  # of a thread that comes between, all or nothing
+        if written[0] != second:
+            written = self._second = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        event["time"] = f"{written[1]}.{nanoseconds // 1000:06d}Z"
+        return event
 
 
 def _json(_: WrappedLogger, __: str, event: EventDict) -> bytes:

@@ -47,7 +47,7 @@ def route(captioner: Captioner, *, heartbeat: float, longest_wait: float, max_bo
         is_streamed = bool(asked.stream)
         reply = Reply(send, streamed=is_streamed)
         try:
-            async with Presence(receive):
+            async with Presence(scope):
                 job = await prepared(scope, asked)
                 del asked  # which has the pictures as they were written; the engine may take its time
                 reply.headers = partial(_headers, job, ignored)

@@ -2,10 +2,12 @@
 
 import asyncio
 from types import TracebackType
+from typing import Any, cast
 
-from litestar.types import Receive
+from litestar.types import Scope
 
 from gateway.errors import GatewayError
+from gateway.http1.exchange import WATCH, Watch
 from gateway.record import CLIENT_LEFT
 
 
@@ -24,8 +26,8 @@ class Presence:
         ClientLeft: at its end, when the client has left.
     """
 
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
+    def __init__(self, scope: Scope) -> None:
+        self._watch: Watch = cast("Any", scope)["extensions"][WATCH]
         self._left = self._is_over = False
 
     async def __aenter__(self) -> None:
@@ -34,22 +36,17 @@ class Presence:
             raise RuntimeError("requests are answered in tasks")
         self._task = task
         self._cancelling = task.cancelling()
-        self._watch = asyncio.create_task(self._departure())
-        self._watch.add_done_callback(self._end)
+        self._watch(self._end)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._is_over = True
-        self._watch.cancel()
+        self._watch(None)
         if self._left and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise ClientLeft("The client left before the answer was ready.") from None
 
-    async def _departure(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-
-    def _end(self, watch: "asyncio.Task[None]") -> None:
-        if not watch.cancelled() and not self._is_over:
+    def _end(self) -> None:
+        if not self._is_over:
             self._left = True
             self._task.cancel()

@@ -5,6 +5,7 @@ Sources: OpenAI's API reference, and the requests of its SDKs and of some dozen 
 
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -69,13 +70,14 @@ def _read(body: bytes, urls: Sequence[str]) -> tuple[ChatRequest, list[str]]:
     Raises:
         Fault: it cannot be read, or not all of the lifted URLs stand where a picture belongs.
     """
-    incoming, lifted = _decode_incoming(body), _Lifted(urls)
-    _ensure_brief(incoming, len(body))
+    (incoming, unknown), lifted = _decode_incoming(body), _Lifted(urls)
+    if len(body) > MAX_WORDS:
+        _ensure_brief(incoming, len(body))
     messages = [_message(message, f"messages[{at}]", lifted) for at, message in enumerate(incoming.messages)]
     lifted.ensure_all_restored()
     fields = {name: getattr(incoming, name) for name in _OPTIONS} | _tool_fields(incoming)
     request = ChatRequest(messages=messages, response_format=_response_format(incoming.response_format), **fields)
-    return request, sorted(_decode_keys(body).keys() - _KNOWN_FIELDS)
+    return request, unknown
 
 
 class _Lifted:
@@ -129,15 +131,23 @@ class _IncomingRequest(Options, frozen=True, kw_only=True):
     response_format: _IncomingFormat | None = None
 
 
+class _KnownRequest(_IncomingRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The same, when no field of it is unknown."""
+
+
 _KNOWN_FIELDS = frozenset(_IncomingRequest.__struct_fields__)
 _OPTIONS = Options.__struct_fields__
 _decode_body = msgspec.json.Decoder(_IncomingRequest).decode
+_decode_known = msgspec.json.Decoder(_KnownRequest).decode
 _decode_keys = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
-def _decode_incoming(body: bytes) -> _IncomingRequest:
+def _decode_incoming(body: bytes) -> tuple[_IncomingRequest, list[str]]:
+    """The request, and its fields that are not known, which most do not have: then it need not be read twice."""
+    with suppress(msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return _decode_known(body), []
     try:
-        return _decode_body(body)
+        return _decode_body(body), sorted(_decode_keys(body).keys() - _KNOWN_FIELDS)
     except msgspec.ValidationError as error:
         raise _validation_fault(str(error)) from None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):

@@ -12,6 +12,7 @@ from litestar.types import HTTPDisconnectEvent, HTTPRequestEvent, Message
 from gateway import middleware, wire
 from gateway.auth import ANONYMOUS
 from gateway.config import ImagesConfig
+from gateway.http1.exchange import WATCH
 from gateway.images.ingest import Encoded, Ingest
 from gateway.limits import Gate
 from gateway.quota import LocalBooks
@@ -23,6 +24,7 @@ WRITTEN = pictures.data_url(pictures.png(pictures.SCENES[0]))
 SCOPE: dict[str, Any] = {
     "type": "http", "http_version": "1.1", "method": "POST", "path": "/v1/chat/completions", "root_path": "",
     "raw_path": b"/v1/chat/completions", "query_string": b"", "headers": [], "scheme": "http",
+    "extensions": {WATCH: lambda _: None},
 }  # fmt: skip
 
 
