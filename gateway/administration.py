@@ -41,9 +41,10 @@ def clear(url: str, key: str | None, chosen: Mapping[str, str]) -> tuple[str, bo
         Refused: it does not do it.
     """
     removed = _asked("DELETE", "/admin/cache", url, key, query=chosen, decode=wire.decode_removed)
-    complete = removed.redis is None or removed.redis.complete
-    rest = [] if complete else ["Redis did not answer in time: there may be more. Run this again."]
-    return "\n".join([*_amounts(removed), *rest]), complete
+    asked = (("A worker", removed.memory), ("Redis", removed.redis))
+    late = " and ".join(who for who, amount in asked if amount is not None and not amount.complete)
+    rest = [f"{late} did not answer in time: there may be more. Run this again."] if late else []
+    return "\n".join([*_amounts(removed), *rest]), not late
 
 
 def usage(url: str, key: str | None, chosen: Mapping[str, str]) -> wire.UsageReport:

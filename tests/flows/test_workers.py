@@ -21,6 +21,7 @@ from tests import pictures
 from tests.flows.keys import section, with_key
 from tests.flows.raw import Answer, chat, send
 from tests.flows.shared import Fake, ask, clients, echo, gateways
+from tests.flows.test_admin import command
 from tests.flows.test_coalescing import a_thousand
 from tests.flows.test_swapping import ROOT, TWIN
 from tests.pictures import SCENES, data_url, message
@@ -241,6 +242,22 @@ async def test_what_is_removed_is_gone_for_all_workers_at_once(tmp_path: Path, e
     shared = "redis" if with_redis else "memory"
     assert (report[shared]["entries"], removed[shared]["entries"]) == (1, 1)
     assert with_redis or report["redis"] is removed["redis"] is None
+
+
+def test_a_worker_that_did_not_remove_its_copies_is_told(tmp_path: Path) -> None:
+    """The command says who did not answer, and ends with an error, though there is no Redis."""
+    settings = TWO + NOTHING_LOADED + section("root", "root", "admin = true")
+    with running_server(tmp_path, settings=settings) as server:
+        with connected(server) as last:
+            stopped = holder(server, last)  # the next connection is the other's
+        os.kill(stopped, signal.SIGSTOP)
+        try:
+            done = command("clear", "--url", server.root, "--model", "demo", key="root")
+        finally:
+            os.kill(stopped, signal.SIGCONT)
+
+    assert done.returncode == 1
+    assert "A worker did not answer in time" in done.stdout
 
 
 async def asked_four_times(session: aiohttp.ClientSession, server: Server) -> list[str]:
