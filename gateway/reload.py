@@ -18,7 +18,8 @@ log = logging.getLogger(__name__)
 
 LOOK_EVERY = 1.0  # seconds
 SETTLES = 0.25  # seconds that a file which is written stays the same when it is whole
-RESTLESS = 12  # looks in a row at which it was another each time
+RESTLESS = 4  # looks in a row at which it was another each time
+KEYLESS = 12  # more of them without any key, before that is believed of it
 
 Signature = tuple[int, int, int]
 
@@ -50,6 +51,7 @@ class KeyFile:
         self._load = load
         self._last = self._read = _signature(file)
         self._changes = 0  # in a row, each seen at another look
+        self._keyless = 0  # looks in a row at which it could be read and had no key
 
     @asynccontextmanager
     async def watched(self, keyring: Takes) -> AsyncIterator[None]:
@@ -72,7 +74,7 @@ class KeyFile:
         if seen == self._read:
             return
         if not self._changes:
-            self._read = seen
+            self._read, self._keyless = seen, 0
             await self._take(keyring)
         elif self._changes >= RESTLESS:
             await self._take_restless(keyring)
@@ -97,11 +99,16 @@ class KeyFile:
 
     async def _take_restless(self, keyring: Takes) -> None:
         """Reads a file that changes all the time, unless it does so meanwhile, or may be the half of one."""
+        keyless, self._keyless = self._keyless, 0
         with suppress(Exception):  # what is wrong with it is told when it has settled
             config = await asyncio.to_thread(self._load)
-            if config.keys and await asyncio.to_thread(_signature, self._file) == self._last:
+            if await asyncio.to_thread(_signature, self._file) != self._last:
+                self._keyless = keyless
+            elif config.keys or keyless >= KEYLESS:
                 self._read = self._last
                 self._replace(keyring, config)
+            else:
+                self._keyless = keyless + 1
 
     def _replace(self, keyring: Takes, config: Config) -> None:
         if keyring.replace(config.keys):

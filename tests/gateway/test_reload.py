@@ -64,6 +64,26 @@ async def test_a_file_that_never_is_the_same_twice_is_read_all_the_same(tmp_path
     assert [knows(keyring, key) for key in ("old", "new")] == [False, True]
 
 
+async def test_a_restless_file_is_read_within_the_time_that_is_promised() -> None:
+    """Two seconds, from the look that comes last before the change."""
+    assert reload.LOOK_EVERY + reload.SETTLES * (reload.RESTLESS - 1) < 2
+
+
+async def test_keys_are_taken_away_by_a_file_that_never_is_the_same_twice(tmp_path: Path) -> None:
+    """All of them: what has had none for so long is not the half of a file."""
+    file = tmp_path / "altgate.toml"
+    file.write_text(section("old", "old"))
+    keyring, key_file = keyring_of(file)
+
+    known = []
+    for number in range(reload.RESTLESS + reload.KEYLESS):
+        file.write_text("#" * number)
+        await key_file.look(keyring)
+        known.append(knows(keyring, "old"))
+
+    assert known == [True] * (len(known) - 1) + [False]
+
+
 async def test_a_file_that_is_replaced_is_noticed(tmp_path: Path) -> None:
     """By a link that is turned, as in a cluster's mounted configuration, of the same size and time."""
     for name in ("one", "two"):
