@@ -29,12 +29,16 @@ class Removals:
             self._all_before, _ = self._notes.popleft()
 
     def hold(self, key: str, seconds: float) -> bool:
-        """Whether an answer was meant by a removal since its making began, so many seconds ago."""
-        began = self._clock() - seconds
-        while self._notes and self._notes[0][0] < self._clock() - REMEMBERED:
+        """Whether an answer was meant by a removal since its making began, so many seconds ago.
+
+        What was removed longer ago than notes are remembered is not known any more.
+        """
+        now = self._clock()
+        began = now - seconds
+        while self._notes and self._notes[0][0] < now - REMEMBERED:
             self._notes.popleft()
-        return (
-            seconds >= REMEMBERED
-            or began <= self._all_before
-            or any(when >= began and selection.holds(key) for when, selection in self._notes)
+        if self._all_before < now - REMEMBERED:
+            self._all_before = -math.inf
+        return began <= self._all_before or any(
+            when >= began and selection.holds(key) for when, selection in self._notes
         )

@@ -9,7 +9,7 @@ from functools import partial
 from gateway import wire
 from gateway.cache.memory import MemoryStore
 from gateway.cache.redis import RedisStore
-from gateway.cache.removals import Removals
+from gateway.cache.removals import REMEMBERED, Removals
 from gateway.cache.selection import Selection
 from gateway.cache.shared import SharedStore
 from gateway.cache.stored import Stored
@@ -98,7 +98,7 @@ class Cache:
             choices=choices,
             usage=usage,
         )
-        if self._removals.hold(key, seconds):
+        if seconds >= REMEMBERED or self._removals.hold(key, seconds):
             return
         self._memory.put(value)
         if self._shared is not None:

@@ -31,11 +31,6 @@ def test_an_answer_under_way_is_held_and_a_later_one_is_not() -> None:
     assert not notes.hold(named(1, "p", model="n"), 11)
 
 
-def test_an_answer_that_took_longer_than_notes_are_remembered_is_not_kept() -> None:
-    """Nobody could say any more whether it was meant."""
-    assert Removals(clock=Clock()).hold(named(1), REMEMBERED)
-
-
 def test_notes_are_few_and_short_lived(monkeypatch: pytest.MonkeyPatch) -> None:
     """When there are too many, what the oldest meant is every answer: too much is forgotten rather than too little."""
     monkeypatch.setattr(removals, "MOST", 3)
@@ -49,3 +44,14 @@ def test_notes_are_few_and_short_lived(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [notes.hold(named(4), seconds) for seconds in (0, 1)] == [True, True]
     clock.now += REMEMBERED + 1
     assert not notes.hold(named(4), 1)
+    assert not notes.hold(named("x"), REMEMBERED + 100)
+
+
+def test_an_answer_older_than_any_note_is_held_by_those_that_mean_it() -> None:
+    """However old it is, and however many notes there were once."""
+    clock = Clock()
+    notes = Removals(clock=clock)
+    notes.note(Selection(digest="p"))
+
+    assert notes.hold(named(1, "p"), 20 * REMEMBERED)
+    assert not notes.hold(named(1, "q"), 20 * REMEMBERED)

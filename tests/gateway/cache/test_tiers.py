@@ -14,6 +14,7 @@ from gateway.cache import Cache, Selection, Stored, notes, tiers
 from gateway.cache import redis as shared
 from gateway.cache.memory import MemoryStore
 from gateway.cache.redis import RedisStore
+from gateway.cache.removals import REMEMBERED
 from gateway.cache.stored import MAX_VALUE, encode
 from gateway.redis import Link, link
 from gateway.shared import Unanswered
@@ -67,6 +68,30 @@ async def test_what_one_gateway_kept_another_finds(way: Link) -> None:
     assert await words(other, "k") == "a cat"
     assert await words(other, "nothing") is None
     assert (await other.report()).memory.entries == 1
+
+
+async def test_an_answer_of_hours_ago_is_found(way: Link) -> None:
+    """It is used for as long as it lives, unless a removal of late has meant it."""
+    one = two_levels(way)
+    now = time.time()
+    for key in (named(1, "p"), named(2, "q")):
+        RedisStore(way).put(stored(key, made=now - 7200, expires=now + 60), removed=lambda: None)
+    await way.told()
+    found = await words(one, named(1, "p"))
+    fresh = two_levels(way)
+    fresh.outdate(Selection(digest="p"))
+
+    assert found == "a cat"
+    assert [await words(fresh, key) for key in (named(1, "p"), named(2, "q"))] == [None, "a cat"]
+
+
+async def test_an_answer_that_took_longer_than_notes_are_remembered_is_not_kept() -> None:
+    """Nobody could say any more whether it was meant by a removal."""
+    one = Cache(MemoryStore(max_bytes=2**20), ttl=100)
+    one.keep(named(1), choices("a cat"), USAGE, seconds=REMEMBERED)
+    one.keep(named(2), choices("a cat"), USAGE, seconds=REMEMBERED - 1)
+
+    assert [await words(one, key) for key in (named(1), named(2))] == [None, "a cat"]
 
 
 async def test_every_key_in_redis_is_ours_and_has_a_time_to_live(server: Redis, way: Link) -> None:

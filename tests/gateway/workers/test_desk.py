@@ -13,7 +13,7 @@ from gateway.quota import Wanted
 from gateway.workers.cache import WorkerCache
 from gateway.workers.messages import HEAD, Answer, framed
 from gateway.workers.stores import OwnerBooks, OwnerLeases, OwnerStore
-from tests.gateway.cache.answers import USAGE, choices, named
+from tests.gateway.cache.answers import USAGE, choices, named, stored
 from tests.gateway.workers.pairs import Office, house
 
 CHOICES = choices("a cat")
@@ -82,6 +82,17 @@ async def test_an_answer_that_one_keeps_is_found_by_all_until_it_is_removed(work
         assert (removed.memory.entries, removed.memory.complete) == (1, True)
         assert [await cache.get(KEY) for cache in caches] == [None, None]
         assert [cache.in_memory.entries for cache in caches] == [0, 0]
+
+
+async def test_an_answer_of_hours_ago_is_found(work: Office) -> None:
+    """As long as it lives, whichever worker looks for it."""
+    async with work.hired() as here:
+        store, now = OwnerStore(here, max_bytes=2**20), time.time()
+        store.put(stored(KEY, made=now - 7200, expires=now + 60), removed=lambda: None)
+        found = await WorkerCache(here, MemoryStore(max_bytes=2**20), store, ttl=60).get(KEY)
+
+    assert found is not None
+    assert found.choices == CHOICES
 
 
 async def test_an_answer_too_old_is_none(work: Office) -> None:
