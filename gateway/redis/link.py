@@ -141,6 +141,9 @@ class Link:
         """Whether Redis answers in time; from then on it is asked again, or not any more."""
         with suppress(Unanswered):
             await self._asked(_ping, PATIENCE)
+            if self.is_down:
+                log.info("Redis answers again")
+            self.is_down = False
         return not self.is_down
 
     async def _sent(self, patience: float | None, commands: Sequence[Command]) -> Sequence[Any]:
@@ -158,16 +161,13 @@ class Link:
         return [self._refused(answer) if isinstance(answer, Exception) else answer for answer in answers]
 
     async def _asked(self, command: Command, patience: float) -> Any:
+        """What Redis answers; that it does says nothing of whether it is fast enough for requests."""
         from redis.exceptions import RedisClusterException, RedisError  # noqa: PLC0415 - see address.py
 
         try:
-            answer = await _within(patience, command(self._client))
+            return await _within(patience, command(self._client))
         except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
             raise self._refused(error) from None
-        if self.is_down:
-            log.info("Redis answers again")
-        self.is_down = False
-        return answer
 
     def _refused(self, error: Exception) -> Unanswered:
         """What an error of Redis or of the way to it means: one command that is refused, or all that come."""

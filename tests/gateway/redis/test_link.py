@@ -108,6 +108,28 @@ async def test_trouble_costs_fifty_milliseconds_once(server: Redis, way: Way, tr
     assert later < ROOM  # each would have waited for 0.05 s, a hundred of them for 5 s
 
 
+async def test_a_slow_answer_to_the_patient_is_no_sign_that_it_is_fast(way: Way) -> None:
+    """What was asked with more patience is still answered, and those who have less do not lose theirs again."""
+    async with Link(way.url) as to:
+        await until(lambda: not to.is_down)
+        await to.ask(put("k", "v"), patience=5.0)
+        way.delay = 0.2
+        answered: list[object] = []
+        to.tell(put("k", "w"), then=answered.append)
+        asked = asyncio.ensure_future(to.ask(get("k"), patience=5.0))
+        first = await unanswered(to)
+        await asked
+        await to.told()
+
+        assert answered == [True]
+        assert to.is_down
+        assert sum([await unanswered(to) for _ in range(100)]) < ROOM
+        way.delay = 0.0
+        await until(lambda: not to.is_down)
+
+    assert first < link.PATIENCE + ROOM
+
+
 def saying(words: bytes) -> tuple[Callable[[Redis, Way], object], Callable[[Redis, Way], object]]:
     """A Redis that says that to everything, and one that does not any more."""
     return lambda _, way: setattr(way, "says", words), lambda _, way: setattr(way, "says", b"")
