@@ -1,6 +1,7 @@
 """Commands that go to Redis together: while some are under way others gather, and go next, in order."""
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 from msgspec import Struct
 
 from gateway.shared import Unanswered
+
+log = logging.getLogger(__name__)
 
 MOST_BYTES = 2**20  # that go together, unless one alone is larger
 LAST = 1.0  # seconds: what is queued may take that long at the end
@@ -53,7 +56,7 @@ class Batches:
             sending.cancel()
             await asyncio.gather(sending, return_exceptions=True)
         while self._queue:
-            self._queue.popleft().then(Unanswered("the gateway ends"))
+            _tell(self._queue.popleft(), Unanswered("the gateway ends"))
 
     async def _drain(self) -> None:
         try:
@@ -64,7 +67,7 @@ class Batches:
                     answers = await self._send([queued.command for queued in batch])
                 finally:
                     for queued, answer in zip(batch, answers, strict=True):
-                        queued.then(answer)
+                        _tell(queued, answer)
         finally:
             self._sending = None
 
@@ -75,3 +78,10 @@ class Batches:
             size += self._queue[0].size
             batch.append(self._queue.popleft())
         return batch
+
+
+def _tell(queued: _Queued, answer: object) -> None:
+    try:
+        queued.then(answer)
+    except Exception:  # the others are waiting for their answers
+        log.exception("what came of a command to Redis could not be used")

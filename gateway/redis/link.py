@@ -168,6 +168,9 @@ class Link:
             return await _within(patience, command(self._client))
         except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
             raise self._refused(error) from None
+        except Exception as error:  # noqa: BLE001 - whoever sends for others has to go on
+            self._complain(f"a command to Redis failed: {type(error).__name__}", error)
+            raise self._refused(error) from None
 
     def _refused(self, error: Exception) -> Unanswered:
         """What an error of Redis or of the way to it means: one command that is refused, or all that come."""
@@ -184,12 +187,12 @@ class Link:
             log.warning(why)
         self.is_down = True
 
-    def _complain(self, words: str) -> None:
+    def _complain(self, words: str, error: Exception | None = None) -> None:
         """A Redis that is full refuses every answer: one line a minute says it as well."""
         now = time.monotonic()
         if self._complained.get(words, -COMPLAIN_EVERY) + COMPLAIN_EVERY <= now:
             self._complained[words] = now
-            log.warning(words)
+            log.warning(words, exc_info=error)
 
     async def _probe(self) -> None:
         while True:

@@ -180,6 +180,53 @@ async def test_what_is_refused_is_a_miss_and_no_outage(server: Redis, way: Way, 
         assert await to.ask(get("k")) == b"v"
 
 
+def fails(_: object) -> Any:
+    """A command that fails as nobody has thought of."""
+    raise RuntimeError("nobody has thought of this")
+
+
+@pytest.mark.usefixtures("patient")
+async def test_a_fault_that_nobody_has_thought_of_is_an_outage_that_ends(
+    server: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Asked alone, together, or by who waits for nothing: none is left waiting, and the log says what it was."""
+    told: list[object] = []
+    async with Link(server.url) as to:
+        for ask in (to.ask, to.ask_together):
+            with pytest.raises(Unanswered):
+                await ask(fails)
+            assert to.is_down
+            await until(lambda: not to.is_down)
+        to.tell(fails, then=told.append)
+        await to.told()
+        await until(lambda: not to.is_down)
+
+        assert await to.ask(put("k", "v"))
+        assert await to.ask_together(get("k")) == b"v"
+
+    assert [isinstance(each, Unanswered) for each in told] == [True]
+    assert "RuntimeError" in caplog.text
+
+
+@pytest.mark.usefixtures("patient")
+async def test_who_fails_over_an_answer_does_so_alone(server: Redis, caplog: pytest.LogCaptureFixture) -> None:
+    """What was told with it, and after it, is done, and who asked hears of it."""
+    told: list[object] = []
+
+    def fail(_: object) -> None:
+        raise ValueError("this cannot be used")
+
+    async with Link(server.url) as to:
+        for number in range(3):
+            to.tell(append(number), then=fail if number == 1 else told.append)
+        await to.told()
+        to.tell(append(3), then=told.append)
+        await to.told()
+
+    assert told == [1, 3, 4]
+    assert "could not be used" in caplog.text
+
+
 async def test_one_that_is_away_at_the_start_costs_nothing(tmp_path: Path) -> None:
     """It is known before the first request comes."""
     async with Link(f"unix://{tmp_path}/nothing.sock") as to:
