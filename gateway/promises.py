@@ -35,8 +35,10 @@ def are_kept(asked: ChatRequest, choices: Sequence[Choice]) -> bool:
 
     One that was cut off cannot be.
     """
-    if sorted(choice.index for choice in choices) != list(range(asked.n or 1)):
+    if sorted([choice.index for choice in choices]) != list(range(asked.n or 1)):
         return False
+    if asked.response_format is None and asked.tools is None:
+        return True
     return all(_is_kept(asked, choice) for choice in choices if choice.finish_reason in COMPLETE)
 
 

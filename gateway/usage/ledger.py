@@ -122,15 +122,16 @@ class Ledger:
             Unkept: it cannot be written now; it is kept and written later.
         """
         async with self._turn:
-            while (batch := self._unsure or self._next()) is not None:
-                self._unsure = batch
-                await self._store.add(batch)
+            due = len(self._counts)  # what is counted meanwhile is not waited for: there may always be more
+            while self._unsure is not None or due > 0:
+                if self._unsure is None:
+                    self._unsure = self._next()
+                    due -= len(self._unsure.counts)
+                await self._store.add(self._unsure)
                 self._unsure = None
 
-    def _next(self) -> Batch | None:
+    def _next(self) -> Batch:
         """What is to be written next, of one day."""
-        if not self._counts:
-            return None
         day = next(iter(self._counts)).day
         accounts = list(islice(takewhile(lambda account: account.day == day, self._counts), MOST_IN_BATCH))
         self._number += 1

@@ -222,6 +222,36 @@ async def test_large_batches_are_cut(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert total(await ledger.read(ALL)).requests == 10
 
 
+class Busy(Troubled):
+    """A store that is written to while requests go on ending."""
+
+    def __init__(self, real: Store) -> None:
+        super().__init__(real)
+        self.meanwhile: Callable[[], None] = lambda: None
+        self.batches = 0
+
+    async def add(self, batch: Batch) -> None:
+        """Adds it; others end meanwhile."""
+        self.batches += 1
+        self.meanwhile()
+        await super().add(batch)
+
+
+async def test_writing_ends_though_requests_do_not(tmp_path: Path) -> None:
+    """What is counted while it is written waits for the next time, or under load it would be written without a pause."""
+    async with troubled(tmp_path) as real:
+        store = Busy(real)
+        ledger = Ledger(store, {})
+        store.meanwhile = lambda: [ledger.count(record(model=f"m{number}")) for number in range(3)] and None
+        ledger.count(record())
+        async with asyncio.timeout(10):
+            await ledger.flush()
+            await ledger.flush()
+
+        assert store.batches == 2
+        assert total(await real.read(ALL)).requests == 4
+
+
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Written every few milliseconds."""
