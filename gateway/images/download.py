@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import sys
 from collections.abc import Sequence
 from ssl import SSLContext
 from types import TracebackType
@@ -14,10 +13,10 @@ from gateway import __version__
 from gateway.config import ImagesConfig
 from gateway.images import installed
 from gateway.images.connector import EVERYWHERE, Connector, Guard, Lookup, SystemLookup
+from gateway.images.places import Room
 from gateway.images.policy import Policy
 from gateway.images.sniff import Format
 from gateway.images.url import Target, UrlError
-from gateway.limits import Gate
 
 MAX_REDIRECTS = 3
 MAX_HEADER_LINE = 8192  # bytes, of the status line too
@@ -72,7 +71,7 @@ class Downloader:
         self._tls = tls
         # Where there is a proxy, nothing else is dialled, and it may stand anywhere.
         self._guard = Guard(EVERYWHERE) if config.proxy else Guard(policy.networks, own_port=own_port)
-        self._gate = Gate(max_requests=sys.maxsize, max_bytes=MAX_UNDER_WAY)
+        self._room = Room(MAX_UNDER_WAY)
         self._session: aiohttp.ClientSession
 
     async def __aenter__(self) -> "Downloader":
@@ -103,8 +102,7 @@ class Downloader:
 
         Raises:
             TooManyBytesError: there are more.
-            NoPlaceError: too many names are being looked up.
-            Overloaded: too many bytes are under way.
+            NoPlaceError: too many names are being looked up, or too many bytes are under way.
             FAILURES: they cannot be had.
         """
         async with asyncio.timeout(self._config.fetch_timeout):
@@ -137,7 +135,7 @@ class Downloader:
         body = bytearray()
         grace = asyncio.get_running_loop().time() + RATE_GRACE
         async with asyncio.timeout_at(grace) as patience:
-            with self._gate.admitted() as hold:
+            with self._room.admitted() as hold:
                 async for chunk in content.iter_any():
                     hold(len(chunk))
                     body += chunk

@@ -1,8 +1,8 @@
-"""Fetches pictures by URL: each only once for all who ask at the same time, and not at once again after a failure.
+"""Fetches pictures by URL: each only once for all of a team who ask at the same time, and not at once again after a
+failure.
 
 Whatever goes wrong on the network, the client reads one and the same sentence; the cause is chained to the error, for
-the log of whoever runs the gateway. What two clients share is what anybody can download: requests carry neither
-cookies nor keys.
+the log of whoever runs the gateway. A download goes on within its team's limits, so another team has one of its own.
 """
 
 from functools import partial
@@ -15,7 +15,7 @@ from gateway.images import installed, refusal
 from gateway.images.connector import Lookup
 from gateway.images.download import FAILURES, Downloader, TooManyBytesError
 from gateway.images.flights import Failures, Flights
-from gateway.images.places import NoPlaceError, Places
+from gateway.images.places import NoPlaceError, Places, for_team
 from gateway.images.policy import Policy
 from gateway.images.url import Target, UrlError
 
@@ -72,7 +72,7 @@ class Fetcher:
             target = self._policy.parse(url)
         except UrlError as fault:
             raise refusal.unusable_url(param, str(fault)) from None
-        found = await self._flights.join(str(target), partial(self._attempt, target))
+        found = await self._flights.join(f"{target} {for_team.get()}", partial(self._attempt, target))
         if isinstance(found, Exception):
             raise self._refused(found, param) from found
         if not found:
@@ -86,7 +86,7 @@ class Fetcher:
         try:
             async with self._places.place(target.host, patience=PATIENCE):
                 return await self._downloader.download(target)
-        except (TooManyBytesError, NoPlaceError, Overloaded) as error:
+        except (TooManyBytesError, NoPlaceError) as error:
             return error
         except FAILURES as error:
             self._failures.remember(str(target))
@@ -95,6 +95,6 @@ class Fetcher:
     def _refused(self, error: Exception, param: str) -> GatewayError:
         if isinstance(error, TooManyBytesError):
             return refusal.too_many_bytes(param, self._config.max_bytes)
-        if isinstance(error, NoPlaceError | Overloaded):
+        if isinstance(error, NoPlaceError):
             return Overloaded("Too many pictures are being downloaded. Try again in a moment.", param=param)
         return refusal.unreachable(param, installed.readable(self._config.formats))

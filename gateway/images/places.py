@@ -1,14 +1,14 @@
 """Room for what goes on at once, shared out so that the slow leave some to the others.
 
-What is slow holds its place for long. So a team may hold no more places than are left, and for one domain an eighth of
-what it could still have, rounded up: who comes first gets many, and whoever comes finds some, until there are dozens of
-slow domains at once.
+What is slow holds its place, and its bytes, for long. So a team may hold no more of either than are left, and of places
+for one domain an eighth of what it could still have, rounded up: who comes first gets many, and whoever comes finds
+some, until there are dozens of slow domains at once.
 """
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 
 for_team: ContextVar[str] = ContextVar("for_team", default="")
@@ -18,7 +18,7 @@ _PART = 8  # of what a team could still have, for one domain
 
 
 class NoPlaceError(Exception):
-    """There was no place for as long as one waits for one."""
+    """There was no place for as long as one waits for one, or no room for more bytes."""
 
 
 class Places:
@@ -83,6 +83,40 @@ class Places:
         self._teams -= Counter([team])  # which forgets those that hold nothing any more
         self._domains -= Counter([(team, domain)])
         self._serve()
+
+
+class Room:
+    """Room for `total` bytes at once, for which nobody waits. `left` says how much of it there still is."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._teams: Counter[str] = Counter()
+        self.left = total
+
+    @contextmanager
+    def admitted(self) -> Iterator[Callable[[int], None]]:
+        """What comes in pieces, given back at the end; to be called with the size of each, in bytes.
+
+        Raises:
+            NoPlaceError: the team has as much as it may have.
+        """
+        team, held = for_team.get(), 0
+
+        def hold(size: int) -> None:
+            nonlocal held
+            others = self._total - self.left - held
+            # What is alone always fits, else something large could be refused for ever.
+            if others and self._teams[team] + size > self.left - size:
+                raise NoPlaceError
+            held += size
+            self.left -= size
+            self._teams[team] += size
+
+        try:
+            yield hold
+        finally:
+            self.left += held
+            self._teams -= Counter({team: held})  # which forgets those that hold nothing any more
 
 
 def domain_of(host: str) -> str:

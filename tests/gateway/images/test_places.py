@@ -2,13 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, asynccontextmanager, suppress
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.images.places import NoPlaceError, Places, domain_of, for_team
+from gateway.images.places import NoPlaceError, Places, Room, domain_of, for_team
 
 from .conftest import STEADY
 
@@ -177,3 +177,26 @@ async def taken_at_once(places: Places, host: str, team: str) -> AbstractAsyncCo
 def test_what_belongs_together(host: str, domain: str) -> None:
     """Names that end alike, and each address by itself."""
     assert domain_of(host) == domain
+
+
+def test_a_team_holds_no_more_bytes_than_are_left() -> None:
+    """However many pieces they come in; what is alone always fits, and all of it comes back."""
+    room, most = Room(64), []
+    with ExitStack() as stack:
+        holds = []
+        for team in ("one", "two", "three"):
+            for_team.set(team)
+            holds.append(stack.enter_context(room.admitted()))
+            holds[-1](1)
+            stack.enter_context(room.admitted())(1)
+        for hold in holds:
+            most.append(2)
+            with suppress(NoPlaceError):
+                while True:
+                    hold(1)
+                    most[-1] += 1
+    assert most == [30, 16, 9]
+    assert (room.left, room._teams) == (64, {})
+    with room.admitted() as hold:
+        hold(100)
+    assert room.left == 64

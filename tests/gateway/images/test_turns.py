@@ -117,13 +117,65 @@ async def test_bodies_under_way_are_bounded_together(
         first = asyncio.create_task(fetcher.fetch(origin.url("/slow"), param=PARAM))
         await begun.wait()
         async with asyncio.timeout(30):
-            while fetcher._downloader._gate.bytes < 8:
+            while fetcher._downloader._room.left > 2:
                 await asyncio.sleep(0.001)
         with pytest.raises(Overloaded, match="Too many pictures are being downloaded"):
             await fetcher.fetch(origin.url("/"), param=PARAM)
         go_on.set()
         assert await first == b"123456789012"
         assert await fetcher.fetch(origin.url("/"), param=PARAM) == BODY
+
+
+async def test_large_slow_bodies_leave_memory_to_other_teams(
+    origin: Origin, config: ImagesConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A team has as much as is left, and is told to come back for more; another has its picture meanwhile."""
+    monkeypatch.setattr(download, "MAX_UNDER_WAY", 5 * len(BODY))
+    go_on = asyncio.Event()
+
+    async def slow(writer: asyncio.StreamWriter) -> None:
+        writer.write(answer()[:-1])
+        await go_on.wait()
+        writer.write(BODY[-1:])
+
+    origin.answers |= {f"/slow{number}": slow for number in range(3)} | {"/": answer()}
+    async with Fetcher(config) as fetcher:
+        for_team.set("greedy")
+        urls = [origin.url(f"/slow{number}") for number in range(3)]
+        tasks = [asyncio.create_task(fetcher.fetch(url, param=PARAM)) for url in urls]
+        (refused_one,), others = await asyncio.wait(tasks, timeout=10, return_when=asyncio.FIRST_COMPLETED)
+        with pytest.raises(Overloaded, match="Too many pictures are being downloaded"):
+            await refused_one
+        for_team.set("another")
+        assert await fetcher.fetch(origin.url("/"), param=PARAM) == BODY
+        go_on.set()
+        assert await asyncio.gather(*others) == [BODY] * 2
+
+    assert fetcher._downloader._room.left == 5 * len(BODY)
+
+
+async def test_teams_share_no_download(origin: Origin, config: ImagesConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One whose team has no place is told to come back, and another who asks for the same is not."""
+    monkeypatch.setattr("gateway.images.fetch.MAX_DOWNLOADS", 4)
+    monkeypatch.setattr("gateway.images.fetch.PATIENCE", 10.0)
+    go = asyncio.Event()
+
+    async def wait(writer: asyncio.StreamWriter) -> None:
+        await go.wait()
+        writer.write(answer())
+
+    origin.answers |= {"/slow": wait, "/": answer()}
+    async with Fetcher(config) as fetcher:
+        for_team.set("busy")
+        busy = [asyncio.create_task(fetcher.fetch(origin.url(path), param=PARAM)) for path in ("/slow", "/")]
+        async with asyncio.timeout(30):
+            while not fetcher._places._line:
+                await asyncio.sleep(0.001)
+        for_team.set("another")
+        assert await fetcher.fetch(origin.url("/"), param=PARAM) == BODY
+        assert not any(task.done() for task in busy)
+        go.set()
+        assert await asyncio.gather(*busy) == [BODY] * 2
 
 
 async def test_many_slow_hosts_leave_downloads_to_others(origin: Origin, config: ImagesConfig) -> None:
