@@ -1,6 +1,8 @@
 """The socket that clients reach us by."""
 
 import socket
+from collections.abc import Iterator
+from contextlib import suppress
 
 import click
 
@@ -22,3 +24,10 @@ def bound(host: str, port: int) -> socket.socket:
             f"Cannot listen on {host}:{port} ({error.strerror}). Choose another port with --port, or 0 for a free one."
         ) from None
     return listener
+
+
+def accepted(listener: socket.socket) -> Iterator[socket.socket]:
+    """Who waits to be accepted by a listener that does not block; closing it would reset their connections."""
+    with suppress(OSError):  # nobody is left, or no file can be opened
+        while True:
+            yield listener.accept()[0]

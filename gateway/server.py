@@ -4,7 +4,7 @@ import asyncio
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from itertools import islice
@@ -19,7 +19,7 @@ from gateway import allocator, banner, descriptors
 from gateway.app import create_app
 from gateway.config import Config
 from gateway.http1 import Connection, Lobby
-from gateway.listener import bound
+from gateway.listener import accepted, bound
 from gateway.parts import Parts
 from gateway.reload import KeyFile
 
@@ -63,7 +63,7 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Takes those who have connected already, and nobody after them; then ends as uvicorn does."""
         most = self.config.backlog
-        waiting = [connection for listener in sockets or [] for connection in islice(_accepted(listener), most)]
+        waiting = [connection for listener in sockets or [] for connection in islice(accepted(listener), most)]
         for server in self.servers:
             server.close()
         make: Any = self.config.http_protocol_class
@@ -72,13 +72,6 @@ class Server(uvicorn.Server):
             with suppress(OSError):  # it has gone meanwhile
                 await asyncio.get_running_loop().connect_accepted_socket(partial(make, **state), connection)
         await super().shutdown(sockets)
-
-
-def _accepted(listener: socket.socket) -> Iterator[socket.socket]:
-    """Who waits to be accepted; closing the listener would reset their connections."""
-    with suppress(OSError):  # nobody is left, or no file can be opened
-        while True:
-            yield listener.accept()[0]
 
 
 def settings(app: Callable[..., Any], config: Config) -> uvicorn.Config:

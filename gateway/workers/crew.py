@@ -1,11 +1,14 @@
 """The workers' processes: started, watched, given connections in turn, replaced when they die, drained in the end."""
 
+import array
 import asyncio
+import fcntl
 import logging
 import os
 import signal
 import socket
 import sys
+import termios
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
@@ -23,6 +26,7 @@ MODULE = "gateway.workers"
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 30.0  # seconds between starts of a worker that dies
 STEADY_AFTER = 60.0  # seconds; a worker that lived this long begins its pauses anew
 ANSWER_PATIENCE = 2.0  # seconds for an answer to a question
+STUCK_AFTER = 1.0  # seconds for which a worker leaves a connection untaken
 LOOK_EVERY = 5.0  # seconds between looks at whether a worker does anything
 LOOK_PATIENCE = 30.0  # seconds that a worker may do nothing
 ALIVE = "alive"  # a question that every worker can answer
@@ -41,6 +45,7 @@ class Member:
         self._channel: Channel | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._told: signal.Signals | None = None
+        self._free_at = 0.0  # when it had last been seen with no connection untaken
         self.cache: str | None = None  # what it says of its cache, once it can take connections
         self.is_starting = True
         self.metrics: bytes | None = None  # as it told them last
@@ -84,6 +89,13 @@ class Member:
             return socket.send_fds(self._door, [b"+"], [connection.fileno()]) == 1
         except OSError:
             return False
+
+    def seems_stuck(self) -> bool:
+        """Whether it has left a connection untaken for `STUCK_AFTER`. To be asked before it is given another."""
+        now = time.monotonic()
+        if self._door is None or not _unread(self._door):
+            self._free_at = now
+        return now - self._free_at > STUCK_AFTER
 
     def signal(self, number: signal.Signals) -> None:
         """Sends its process a signal; to all that it has started as well where that is to end it at once."""
@@ -160,11 +172,12 @@ class Crew:
                 group.create_task(self._keep(number))
 
     def give(self, connection: socket.socket) -> bool:
-        """Gives a connection to the next who can take it; whether anyone could."""
-        for _ in range(self._count):
-            self._turn = (self._turn + 1) % self._count
-            member = self._members.get(self._turn)
-            if member is not None and member.take(connection):
+        """Gives a connection to the next who can take it, to one that is stuck last; whether anyone could."""
+        turns = [(self._turn + step) % self._count for step in range(1, self._count + 1)]
+        members = [(turn, self._members[turn]) for turn in turns if turn in self._members]
+        for turn, member in sorted(members, key=lambda each: each[1].seems_stuck()):
+            if member.take(connection):
+                self._turn = turn
                 return True
         return False
 
@@ -245,6 +258,13 @@ async def _spawn(channel: socket.socket, door: socket.socket) -> asyncio.subproc
         pass_fds=[door.fileno()],
         start_new_session=True,  # what a terminal sends is for the owner, who passes it on in order
     )
+
+
+def _unread(end: socket.socket) -> int:
+    """How much lies in a pair of sockets that the other end has not read."""
+    count = array.array("i", [0])
+    fcntl.ioctl(end, termios.TIOCOUTQ, count)
+    return count[0]
 
 
 async def _within(answer: Awaitable[bytes | None]) -> bytes | None:

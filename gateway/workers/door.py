@@ -8,11 +8,16 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from itertools import islice
+
+from gateway.listener import accepted
 
 log = logging.getLogger(__name__)
 
 BACKLOG = 2048  # connections that wait to be taken
 AT_ONCE = 64  # connections taken before others have their turn
+LAST_PATIENCE = 1.0  # seconds in which those who have connected are given away when it closes
 PAUSE = 0.05  # seconds for which none are taken where they cannot be had or given away
 
 
@@ -31,14 +36,29 @@ class Door:
         self._listener.listen(BACKLOG)
         asyncio.get_running_loop().add_reader(self._listener, self._take)
 
-    def close(self) -> None:
-        """From now on connections are refused."""
+    async def close(self) -> None:
+        """From now on connections are refused; those who have connected already are given away, or let go.
+
+        Ends within `LAST_PATIENCE`.
+        """
         asyncio.get_running_loop().remove_reader(self._listener)
         if self._resuming is not None:
             self._resuming.cancel()
-        if self._waiting is not None:
-            self._waiting.close()
+        waiting = [] if self._waiting is None else [self._waiting]
+        waiting += islice(accepted(self._listener), BACKLOG)
         self._listener.close()
+        with ExitStack() as stack, suppress(TimeoutError):
+            for connection in waiting:
+                stack.enter_context(connection)
+            async with asyncio.timeout(LAST_PATIENCE):
+                for connection in waiting:
+                    await self._give_in_time(connection)
+
+    async def _give_in_time(self, connection: socket.socket) -> None:
+        with suppress(OSError):  # it has gone meanwhile
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        while not self._give(connection):  # noqa: ASYNC110 - nothing tells when a worker has room again
+            await asyncio.sleep(PAUSE)
 
     def _take(self) -> None:
         for _ in range(AT_ONCE):

@@ -104,7 +104,7 @@ class Owner:
 
     async def _end(self, working: asyncio.Task[None]) -> bool:
         """Has the workers finish, and ends those that do not in time; whether all of them had started."""
-        self._door.close()
+        await self._door.close()
         self.crew.end(signal.SIGTERM)
         await asyncio.wait({working}, timeout=self._config.server.shutdown_timeout + LAST_PATIENCE)
         self.crew.end(signal.SIGKILL)

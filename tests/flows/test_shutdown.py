@@ -11,6 +11,8 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import pytest
+
 from tests.gateway.http1.served import Client, post, until
 from tests.gateway.remote.servers import Fake
 from tests.services import Server, running_server
@@ -172,15 +174,17 @@ def answered(load: Load, more: int) -> None:
         time.sleep(0.01)
 
 
-def test_a_restart_under_load_fails_no_request(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_restart_under_load_fails_no_request(tmp_path: Path, workers: int) -> None:
     """The next one listens at the same address while clients go on asking; each request that was sent is answered."""
-    with running_server(tmp_path, settings=IDLE) as first:
+    settings = f"[server]\nworkers = {workers}\n{IDLE}"
+    with running_server(tmp_path, settings=settings) as first:
         load, port = Load(first), urlsplit(first.root).port
         with load.running(clients=8):
             answered(load, 200)
             first.process.send_signal(signal.SIGTERM)
             first.process.wait(30)
-            with running_server(tmp_path, settings=IDLE, port=port or 0):
+            with running_server(tmp_path, settings=settings, port=port or 0):
                 answered(load, 200)
 
     assert load.failures == []
