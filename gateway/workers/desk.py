@@ -103,6 +103,7 @@ class Desk:
     def _begin(self, number: int, wish: Wish) -> None:
         call = self._calls[number] = _Call()
         call.task = asyncio.create_task(self._answer(number, wish, call))
+        call.task.add_done_callback(lambda _: self._calls.pop(number))  # a task that is cancelled early never begins
 
     def _end(self, number: int, heard_at: float | None) -> None:
         call = self._calls.get(number)
@@ -129,8 +130,6 @@ class Desk:
         except Exception:
             log.exception("what a worker wished for failed")
             self._send(Reply(number, Refused("The gateway's owner failed. Its log says more.", None, heals=False)))
-        finally:
-            del self._calls[number]
 
     async def _lend(self, number: int, what: AbstractAsyncContextManager[Visit | None], call: _Call) -> None:
         async with what as visit:

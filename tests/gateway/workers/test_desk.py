@@ -11,7 +11,7 @@ from gateway.cache import Selection
 from gateway.cache.memory import MemoryStore
 from gateway.quota import Wanted
 from gateway.workers.cache import WorkerCache
-from gateway.workers.messages import HEAD, Answer, framed
+from gateway.workers.messages import HEAD, Answer, Call, Lease, Leave, framed
 from gateway.workers.stores import OwnerBooks, OwnerLeases, OwnerStore
 from tests.gateway.cache.answers import USAGE, choices, named, stored
 from tests.gateway.workers.pairs import Office, house
@@ -127,6 +127,19 @@ async def test_an_answer_that_comes_as_its_asker_gives_up_is_let_go(work: Office
         await asyncio.gather(asking, return_exceptions=True)
 
         assert asking.cancelled()
+
+
+async def test_nothing_is_left_of_a_call_whose_asker_leaves_at_once(work: Office) -> None:
+    """Before the owner has begun to answer it, as when both come in one piece."""
+    async with work.hired() as worker:
+        (desk,) = work.desks
+        for number in range(100, 200):
+            desk.heard(framed(Call(number, Lease("x")))[HEAD:])
+            desk.heard(framed(Leave(number))[HEAD:])
+        async with asyncio.timeout(20):
+            await _held(OwnerLeases(worker), "x")
+            while desk._calls:
+                await asyncio.sleep(0)
 
 
 async def test_a_question_reaches_every_worker(work: Office) -> None:
