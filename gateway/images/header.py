@@ -23,7 +23,7 @@ __all__ = ["Format", "Header", "HeaderError", "read"]
 Colours = Literal["grey", "rgb", "palette", "cmyk"]
 
 _MOST_STEPS = 4096  # segments, blocks or tags that are looked at: more than any camera or editor writes
-_MOST_CHUNKS = 4 * _MOST_STEPS  # of a PNG, whose pixels may lie in chunks of a few kilobytes
+_CHUNK = 4 * 2**10  # bytes for which a PNG may have one more, since its pixels may lie in many
 _LONGEST_EXIF = 64 * 2**10  # bytes that are looked at
 _TURNED = 5  # from this orientation on, width and height change places
 
@@ -135,13 +135,14 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 _PNG_COLOURS: dict[int, Colours] = {0: "grey", 2: "rgb", 3: "palette", 4: "grey", 6: "rgb"}
 _WITH_ALPHA = 4
 _DEPTHS = frozenset([1, 2, 4, 8, 16])
+_chunk_at = struct.Struct(">I4s").unpack_from
 
 
 def _png(data: bytes) -> Header:
     length, name, width, height, bits, colour, _, _, interlaced = struct.unpack_from(">I4sIIBBBBB", data, 8)
     if (length, name) != (13, b"IHDR") or bits not in _DEPTHS:
         raise HeaderError("the first chunk is no header")
-    chunks = {name: (start, end) for name, start, end in _chunks(data)}
+    chunks = _chunks(data)
     exif = chunks.get(b"eXIf")
     return Header(
         "png",
@@ -157,20 +158,23 @@ def _png(data: bytes) -> Header:
     )
 
 
-def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """A PNG's chunks up to its end: the name, where the content begins and where it ends."""
-    at, name, pixels = 8, b"", False
-    for _ in range(_MOST_CHUNKS):
-        if name == b"IEND" or at + 12 > len(data):
+def _chunks(data: bytes) -> dict[bytes, tuple[int, int]]:
+    """A PNG's chunks up to its end, by name: where the content of the last of each begins and where it ends."""
+    chunks: dict[bytes, tuple[int, int]] = {}
+    at, end = 8, len(data)
+    for _ in range(_MOST_STEPS + end // _CHUNK):
+        if at + 12 > end:
             break
-        length, name = struct.unpack_from(">I4s", data, at)
-        pixels = pixels or name == b"IDAT"
-        yield name, at + 8, min(at + 8 + length, len(data))
+        length, name = _chunk_at(data, at)
+        chunks[name] = at + 8, min(at + 8 + length, end)
+        if name == b"IEND":
+            break
         at += 12 + length
     else:
         raise HeaderError("there are too many chunks")
-    if not pixels:
+    if b"IDAT" not in chunks:
         raise HeaderError("there are no pixels")
+    return chunks
 
 
 # --- WebP -----------------------------------------------------------------------------------------------------------
