@@ -159,7 +159,7 @@ class Line:
             try:
                 async with await self._post(wire.encode_request(await ask()), patience) as response:
                     if response.status != HTTPStatus.OK:
-                        raise await upstream.refusal(response, self._name)
+                        raise await upstream.refusal(response, self._name, is_ready=True)
                     yield response
             except TimeoutError:
                 raise upstream.too_slow(self._name, self._request_timeout) from None

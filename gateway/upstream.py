@@ -147,18 +147,25 @@ async def post(
     )
 
 
-async def refusal(response: Response, name: str, secret: str = "") -> GatewayError:
-    """The engine's error as ours: what the client can mend is passed on without `secret`, the rest is for the log."""
+async def refusal(response: Response, name: str, secret: str = "", *, is_ready: bool = False) -> GatewayError:
+    """The engine's error as ours: what the client can mend is passed on without `secret`, the rest is for the log.
+
+    Of an engine that `is_ready` for certain, a 503 says that its queue is full, as vLLM has it.
+    """
     status, retry_after = response.status, _seconds(response.headers)
     error = _error(await limited(response), secret)
-    if status == HTTPStatus.TOO_MANY_REQUESTS:
-        return Overloaded(f"The engine of '{name}' has too much to do. Try again soon.", retry_after=retry_after)
+    if status == HTTPStatus.TOO_MANY_REQUESTS or (is_ready and status == HTTPStatus.SERVICE_UNAVAILABLE):
+        return _full(name, retry_after)
     if status in MENDABLE:
         return _refused(error, name, status)
     log.error("%s: answered %s: %s", name, status, error.kind, extra=error.words)
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         return EngineUnavailable(f"The engine of '{name}' is not ready. Try again soon.", retry_after=retry_after)
     return EngineFault(f"The engine of '{name}' failed on this request; the gateway's log says more.")
+
+
+def _full(name: str, retry_after: float | None = None) -> Overloaded:
+    return Overloaded(f"The engine of '{name}' has too much to do. Try again soon.", retry_after=retry_after)
 
 
 def _refused(error: _ErrorBody, name: str, status: int) -> InvalidRequest:
@@ -217,10 +224,12 @@ def _chunk(data: bytes, name: str, secret: str) -> wire.Chunk:
         raise _broken_off(data, name, secret) from None
 
 
-def _broken_off(data: bytes, name: str, secret: str) -> EngineFault:
+def _broken_off(data: bytes, name: str, secret: str) -> GatewayError:
     error = _error(data, secret)
     if not error.message:
         return no_answer(name)
+    if error.code == HTTPStatus.SERVICE_UNAVAILABLE:  # vLLM's queue got full after it had said 200
+        return _full(name)
     log.error("%s: error in mid-stream: %s", name, error.kind, extra=error.words)
     return EngineFault(f"The engine of '{name}' failed in the middle of its answer. Try again.")
 

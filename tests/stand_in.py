@@ -20,7 +20,8 @@ How it answers is said by the text of the request's last part, so that one proce
     connection        a number that is the same for all requests on one connection
     refuse            400 with a parameter and a code
     overloaded        429 with Retry-After
-    unavailable       503 with Retry-After
+    unavailable       503 with Retry-After, as of a vLLM whose queue is full
+    full midway       the same in the middle of a stream, with an error event
     broken            500
     huge              an answer, or an event of a stream, that has no end
     error midway      an error event in the middle of a stream
@@ -152,6 +153,8 @@ class StandIn:
         if command in ("error midway", "dead midway"):
             body = wire.ErrorBody(message="secret /path/of/mine", type="server_error")
             await response.write(wire.event(wire.ErrorEnvelope(body)))
+        if command == "full midway":
+            await response.write(b'data: {"error":{"message":"secret","type":"Service Unavailable","code":503}}\n\n')
         await self._go(command)
 
     async def _go(self, command: str) -> None:

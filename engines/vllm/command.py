@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 MAX_CHOICES: Final = 8
 MAX_LOGPROBS: Final = 20
-MAX_QUEUED: Final = 256  # requests; more are answered with 503
+MAX_QUEUED: Final = 256  # requests; more are answered with 503, and by the gateway with 429
 DRAIN_SECONDS: Final = 10
 SLEEP_OPTION: Final = "--enable-sleep-mode"
 NOWHERE: Final = "media.invalid"  # a domain that cannot exist: the only one that pictures may be fetched from

@@ -153,7 +153,7 @@ async def test_chunks_come_as_they_are_made(engine: LocalEngine, tmp_path: Path)
         ("broken", EngineFault, "failed on this request"),
         ("refuse", InvalidRequest, "Not so."),
         ("overloaded", Overloaded, "has too much to do"),
-        ("unavailable", EngineUnavailable, "not ready"),
+        ("unavailable", Overloaded, "has too much to do"),
         ("huge", EngineFault, "larger than an answer can be"),
         ("die", EngineUnavailable, "went away"),
         ("dead", EngineUnavailable, "went away"),
@@ -177,12 +177,16 @@ async def test_a_refusal_keeps_its_parameter_and_code(engine: LocalEngine) -> No
     assert (caught.value.param, caught.value.code) == ("n", "unsupported_parameter")
 
 
-async def test_an_overloaded_engine_says_when_to_come_back(engine: LocalEngine) -> None:
-    """Its Retry-After is passed on."""
+@pytest.mark.parametrize(("command", "seconds"), [("overloaded", 7), ("unavailable", 9)])
+async def test_an_overloaded_engine_says_when_to_come_back(
+    engine: LocalEngine, caplog: pytest.LogCaptureFixture, command: str, seconds: float
+) -> None:
+    """Its Retry-After is passed on, and a full queue is no error that the operator has to hear of."""
     with pytest.raises(Overloaded) as caught:
-        await engine.complete(request("overloaded"))
+        await engine.complete(request(command))
 
-    assert caught.value.retry_after == 7
+    assert caught.value.retry_after == seconds
+    assert not [record for record in caplog.records if record.name == "gateway.upstream"]
 
 
 @pytest.mark.parametrize(
@@ -192,7 +196,8 @@ async def test_an_overloaded_engine_says_when_to_come_back(engine: LocalEngine) 
         ("error midway", EngineFault),
         ("dead midway", EngineUnavailable),
         ("die", EngineUnavailable),
-        ("unavailable", EngineUnavailable),
+        ("full midway", Overloaded),
+        ("unavailable", Overloaded),
         ("huge", EngineFault),
     ],
 )
