@@ -2,10 +2,11 @@
 
 What is slow holds its place, and its bytes, for long. So a team may hold no more of either than are left, and of places
 for one domain an eighth of what it could still have, rounded up: who comes first gets many, and whoever comes finds
-some, until there are dozens of slow domains at once.
+some, until there are dozens of slow domains at once. Where nobody needs a key there is no other team to leave some to.
 """
 
 import asyncio
+import re
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -15,6 +16,7 @@ for_team: ContextVar[str] = ContextVar("for_team", default="")
 """The team for which a download goes on, and with it what the download needs, such as its host's addresses."""
 
 _PART = 8  # of what a team could still have, for one domain
+_NATIONAL = re.compile(r"(ac|co|com|edu|go|gov|ne|net|or|org)\.[a-z]{2}")  # below which names are many owners'
 
 
 class NoPlaceError(Exception):
@@ -46,7 +48,7 @@ class Places:
 
     def fits(self, team: str, domain: str) -> bool:
         """Whether there is a place for the team's work on that domain."""
-        room = (self.left - self._teams[team] + 1) // 2  # each place that it gets is one that is not left, too
+        room = _obtainable(team, self.left, self._teams[team])
         return self._domains[team, domain] < -(-room // _PART)
 
     async def _taken(self, team: str, domain: str, patience: float) -> None:
@@ -106,7 +108,7 @@ class Room:
             nonlocal held
             others = self._total - self.left - held
             # What is alone always fits, else something large could be refused for ever.
-            if others and self._teams[team] + size > self.left - size:
+            if others and size > _obtainable(team, self.left, self._teams[team]):
                 raise NoPlaceError
             held += size
             self.left -= size
@@ -119,7 +121,18 @@ class Room:
             self._teams -= Counter({team: held})  # which forgets those that hold nothing any more
 
 
+def _obtainable(team: str, left: int, held: int) -> int:
+    """How much a team could still have of what is left; whatever it gets is not left any more, too."""
+    return (left - held + 1) // 2 if team else left
+
+
 def domain_of(host: str) -> str:
-    """What a host's name ends with, in two labels, where most names of one owner meet; an address is its own."""
+    """What a host's name ends with, where most names of one owner meet; an address is its own.
+
+    In two labels, or three where the second last is what a country's registry gives names below, as in example.co.uk.
+    """
     labels = host.removesuffix(".").split(".")
-    return host if ":" in host or labels[-1].isdigit() else ".".join(labels[-2:])
+    if ":" in host or labels[-1].isdigit():
+        return host
+    two = ".".join(labels[-2:])
+    return ".".join(labels[-3:]) if _NATIONAL.fullmatch(two) else two

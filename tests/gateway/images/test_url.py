@@ -29,6 +29,7 @@ HOSTS = [
     "http://good\u3002example/", "http://soft\u00adhyphen.example/", "http://xn--a/", "http://xn--/", "http://xn--ß.example/",
     "http://-a.example/", "http://a-.example/", "http://a,b.example/", "http://a'b/", "http://a<b/", "http://a|b/",
     "http://" + "a" * 64 + ".example/", "http://" + "a." * 127 + "example/", "http://☃.example/", "http://\uff2b.example/",
+    "http://\u212aelvin.example/", "http://\u212a/", "http://BÜCHER.example/", "http://İ.example/", "http://STRAẞE.example/",
 ]  # fmt: skip
 NUMERIC_HOSTS = [
     "http://0/", "http://2130706433/", "http://0x7f000001/", "http://0x7f.1/", "http://0177.0.0.1/",
@@ -102,7 +103,7 @@ def test_literal_addresses_are_recognised(url: str) -> None:
         ("http://my_bucket.good.example./", Target("http", "my_bucket.good.example.", 80, "/")),
         ("http://r3---sn-a.good.example/", Target("http", "r3---sn-a.good.example", 80, "/")),
         ("http://bücher.example/", Target("http", "xn--bcher-kva.example", 80, "/")),
-        ("http://BÜCHER.example/", Target("http", "xn--bcher-kva.example", 80, "/")),
+        ("http://BüCHER.example/", Target("http", "xn--bcher-kva.example", 80, "/")),
         ("http://xn--bcher-kva.example/", Target("http", "xn--bcher-kva.example", 80, "/")),
         ("http://good.example/é?ü=%41%zz", Target("http", "good.example", 80, "/%C3%A9?%C3%BC=%41%25zz")),
         ("http://good.example/a[1]|<b>", Target("http", "good.example", 80, "/a[1]%7C%3Cb%3E")),
@@ -189,7 +190,8 @@ PARSERS = [
 @example("http://a.example#@b.example/")
 @example("https://[::1]:443?x")
 @example("http://a.example/?#b")
-@example("http://BÜCHER.example:80/ü")
+@example("http://BüCHER.example:80/ü")
+@example("http://ΟΔΟΣ.example/")
 def test_other_parsers_agree_about_every_url_accepted(url: str) -> None:
     """What passes means the same to all of them, as the client wrote it and as it is dialled."""
     with suppress(UrlError):
