@@ -2,7 +2,8 @@
 
 The gateway has the first processor to itself; a null upstream (nginx, one completion for all) and the load (wrk) share
 the second. LiteLLM's proxy, installed into an environment of its own, and a pass-through of uvicorn and aiohttp that
-does nothing else are measured in the same run, one worker each, all in turns, so that they meet the same machine.
+does nothing else are measured in the same run, one worker each, all in turns, so that they meet the same machine;
+whoever has not its turn is stopped, for what idles is at work as well.
 Figures are medians of the turns.
 
 forwarded   altgate is asked with `Cache-Control: no-store`, LiteLLM has no cache
@@ -23,7 +24,7 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 from bench.gateway import servers
@@ -50,6 +51,9 @@ def main() -> None:
             _memory(services["altgate"], load, options.memory)
             return
         rows: Rows = defaultdict(list)
+        for who in services.keys() - {"direct"}:
+            with services[who].turn():
+                pass
         for at in range(options.rounds):
             print(f"round {at + 1} of {options.rounds}", file=sys.stderr, flush=True)
             _round(services, load, options.seconds, rows)
@@ -95,9 +99,11 @@ def _litellm() -> Path:
 
 def _round(services: dict[str, servers.Service], load: Load, seconds: int, rows: Rows) -> None:
     def turn(what: str, name: str, connections: int, who: str, extra: str = "") -> None:
-        if who in services:
+        if who not in services:
+            return
+        with services[who].turn() if who != "direct" else nullcontext():
             result = load.run(services[who].url, body(name), connections=connections, seconds=seconds, extra=extra)
-            rows[what, name, connections, who].append(result)
+        rows[what, name, connections, who].append(result)
 
     for name in NAMES:
         for connections in (MANY, 1):

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -71,6 +72,21 @@ class Service:
     def pid(self) -> int:
         """Its process id."""
         return self._process.pid
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Once it has had a first turn, it runs only in its turns: what idles takes some of the core, too."""
+        self._process.send_signal(signal.SIGCONT)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGSTOP)
+
+    def end(self) -> None:
+        """Ends it, and waits until it has."""
+        self._process.send_signal(signal.SIGCONT)
+        self._process.terminate()
+        self._process.wait()
 
     @property
     def memory(self) -> int:
@@ -163,8 +179,7 @@ def running(
         _wait(f"{service.url}{path}", process, folder / "output")
         yield service
     finally:
-        process.terminate()
-        process.wait()
+        service.end()
 
 
 def _wait(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
