@@ -69,11 +69,14 @@ class Flight:
         """One more is aboard, who waits for a load until then."""
         self.aboard += 1
         self._latest = max(self._latest, until)
+        if self._is_paced:
+            self._tell()
 
     async def publish(self, piece: Chunk) -> None:
         """Adds a piece. A long answer is made at the pace of its quickest reader, and its beginning is forgotten.
 
-        So nobody who stalls holds up the others: whoever falls behind by half of what is kept may have lost it.
+        Where somebody waits for it whole, it is made at the engine's own. So nobody who stalls holds up the others:
+        whoever falls behind by half of what is kept may have lost it.
         """
         self._pieces.append(piece)
         self._ends.append(self._end_of(len(self._pieces) - 1) + weight(piece))
@@ -132,7 +135,9 @@ class Flight:
 
     @property
     def _ahead(self) -> int:
-        """How many bytes were made that nobody has read yet, of those who read."""
+        """How many bytes were made that nobody has read yet; none where somebody waits for the whole answer."""
+        if self.aboard > len(self._readers):
+            return 0
         quickest = max(self._readers.values(), default=self._end)
         return self._ends[-1] - self._end_of(max(0, quickest - self._forgotten))
 

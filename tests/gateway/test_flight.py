@@ -313,6 +313,34 @@ async def test_a_reader_who_stalls_holds_up_nobody_else(monkeypatch: pytest.Monk
         await stalled
 
 
+@pytest.mark.parametrize("comes", ["with it", "while it is held up"])
+async def test_a_reader_who_stalls_does_not_hold_up_who_wants_it_whole(
+    monkeypatch: pytest.MonkeyPatch, comes: str
+) -> None:
+    """Whenever that one came aboard, it has the answer; the reader is told when it goes on."""
+    monkeypatch.setattr(flights, "MAX_KEPT", 100_000)
+    words = tuple(str(number) * 2_000 for number in range(1_000, 1_500))
+    table, generation = Flights(), Generation(pieces=words)
+    generation.go.set()
+    held = asyncio.Event()
+
+    async def stalls() -> None:
+        async with table.aboard("k", generation, wait=None, until=EVER) as (flight, _):
+            async for _ in flight.pieces(EVER):
+                await held.wait()
+
+    stalled = asyncio.ensure_future(stalls())
+    if comes != "with it":
+        await until(lambda: "k" in table and table._flights["k"]._is_paced)
+    async with asyncio.timeout(20):
+        assert await whole(table, generation) == made()
+    held.set()
+
+    assert generation.calls == 1
+    with pytest.raises(EngineUnavailable, match="too long to be kept"):
+        await stalled
+
+
 async def test_a_reader_a_little_slower_than_another_is_given_every_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     """As long as it is not further behind than what is kept."""
     monkeypatch.setattr(flights, "MAX_KEPT", 100_000)
