@@ -8,6 +8,7 @@ refused; and only the parts found here are dialled.
 import re
 from collections.abc import Collection
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from string import ascii_lowercase, ascii_uppercase
 from typing import Literal, cast
 from urllib.parse import quote, urljoin
 
@@ -53,6 +54,7 @@ _AUTHORITY = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^\[\]:]*)(?P<colon>:(?P<p
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _FORBIDDEN = re.compile(r"[\x00-\x20\x7f-\x9f\\\s\ud800-\udfff]")
+_LOWER = str.maketrans(ascii_uppercase, ascii_lowercase)  # str.lower() would make a k of the Kelvin sign
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _NUMERIC = re.compile(r"(?:^|\.)(?:[0-9]+|0x[0-9a-f]*)\.?$")
 _LOCAL = re.compile(r"(?:^|\.)localhost\.?$")  # RFC 6761: loopback by definition, and never asked for
@@ -136,7 +138,7 @@ def parse_host(text: str) -> tuple[str, Address | None]:
         return str(address), address
     if not text:
         raise UrlError("has no host")
-    name = ".".join(map(_parse_label, text.removesuffix(".").lower().split(".")))
+    name = ".".join(map(_parse_label, text.removesuffix(".").translate(_LOWER).split(".")))
     if text.endswith("."):
         name += "."
     if _NUMERIC.search(name):

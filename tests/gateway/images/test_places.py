@@ -14,7 +14,7 @@ from .conftest import STEADY
 
 
 @asynccontextmanager
-async def held(places: Places, hosts: Sequence[str], team: str = "") -> AsyncIterator[int]:
+async def held(places: Places, hosts: Sequence[str], team: str = "team") -> AsyncIterator[int]:
     """Holds a place for each of the hosts that gets one at once, for a team; how many did."""
     async with AsyncExitStack() as stack:
         count = 0
@@ -62,6 +62,21 @@ async def test_a_team_leaves_as_much_as_it_takes() -> None:
         held(places, ["good.example"], "three") as threes,
     ):
         assert (ones, twos, threes) == (32, 16, 1)
+
+
+async def test_those_who_need_no_key_have_all_of_them() -> None:
+    """There is no other team that some could be left to, of places or of bytes; a domain has its part of them only."""
+    places, room = Places(64), Room(64)
+    many = [f"{number}.example{number}" for number in range(128)]
+    async with held(places, many, "") as count:
+        assert (count, places.left) == (64, 0)
+    async with held(places, [f"{number}.slow.example" for number in range(64)], "") as count:
+        assert count == 8
+    for_team.set("")
+    with room.admitted() as one, room.admitted() as two:
+        one(40)
+        two(24)
+        assert room.left == 0
 
 
 async def test_one_teams_slow_domain_is_no_other_teams() -> None:
@@ -170,6 +185,11 @@ async def taken_at_once(places: Places, host: str, team: str) -> AbstractAsyncCo
         ("a.b.example.com", "example.com"),
         ("example.com.", "example.com"),
         ("com", "com"),
+        ("a.b.example.co.uk", "example.co.uk"),
+        ("example.com.au.", "example.com.au"),
+        ("co.uk", "co.uk"),
+        ("a.example.co", "example.co"),
+        ("a.net.example", "net.example"),
         ("93.184.215.14", "93.184.215.14"),
         ("2606:4700::1", "2606:4700::1"),
     ],
