@@ -1,9 +1,9 @@
 """What writing, sending and reading a picture costs in each form: `python -m bench.forms`.
 
-In milliseconds of the processor, ours and the engine's apart, for an engine has one thread for its pictures. Ours is to
-write the picture, to put it into a request (base64 and JSON) or to name its file in memory, and to send that over a
-socket; the engine's is to receive, to take it out again and to make RGB of it with Pillow. The forms are those of
-`bench.handover`, which measures the whole way through real engines.
+In milliseconds of the processor, ours and the engine's apart, for an engine has few threads for its pictures (BLIP's
+two). Ours is to write the picture, to put it into a request (base64 and JSON) or to name its file in memory, and to
+send that over a socket; the engine's is to receive, to take it out again and to make RGB of it with Pillow. The forms
+are those of `bench.handover`, which measures the whole way through real engines.
 
 The second table begins with a JPEG, a small one and one of 12 megapixels: what our worker makes of it for a model comes
 on our side; "as it is" hands the JPEG itself over, and the engine decodes and resizes it.

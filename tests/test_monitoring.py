@@ -79,6 +79,13 @@ def test_alerts_name_labels_that_their_expressions_leave() -> None:
         assert set(re.findall(r"\$labels\.(\w+)", rule)) <= left, rule
 
 
+def test_alerts_divide_by_nothing_that_may_be_zero() -> None:
+    """What failed elsewhere while nobody asked for a completion would be infinitely much."""
+    for expression in alert_expressions():
+        for divisor in re.findall(r"/ (\S.*)", expression):
+            assert re.match(r"\(.* > 0\)|process_max_fds\b", divisor), expression
+
+
 def test_all_that_is_no_fault_of_a_client_is_a_failure() -> None:
     """By the codes, which streams that broke off have too; what a client has chosen to hear, and usage, is none."""
     (rule,) = (rule for rule in ALERTS.split("- alert:") if rule.strip().startswith("AltgateFails\n"))

@@ -142,8 +142,10 @@ CACHE_NOT_SHARED = _metric(
     "altgate_cache_not_shared_total",
     "Answers that Redis was to have and was not given: it was away, too slow or full.",
 )
-CACHE_BYTES = _metric("gauge", "altgate_cache_bytes", "Bytes of the answers in memory (cache.max_bytes).")
-CACHE_ENTRIES = _metric("gauge", "altgate_cache_entries", "Answers in memory.")
+CACHE_BYTES = _metric(
+    "gauge", "altgate_cache_bytes", "Bytes of the answers in memory (cache.max_bytes); workers' copies count."
+)
+CACHE_ENTRIES = _metric("gauge", "altgate_cache_entries", "Answers in memory; workers' copies count.")
 
 # --- engines ---
 
