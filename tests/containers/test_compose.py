@@ -15,6 +15,7 @@ from engines.vllm.command import DRAIN_SECONDS
 from gateway import config
 from gateway.catalogue import Model
 from gateway.child import STOP_PATIENCE
+from gateway.traces import opening
 from gateway.values import ConfigError
 from tests.containers.deployment import COMPOSE, ROOT, compose, instructions, line, option, services, stages
 
@@ -103,6 +104,14 @@ def test_one_port_is_published_and_on_loopback() -> None:
     assert gateway.environ["ALTGATE_SERVER__HOST"] == "0.0.0.0"
     with pytest.raises(ConfigError, match="no key is configured"):
         config.load(TEMPLATE, {"ALTGATE_SERVER__HOST": "0.0.0.0"}, {})
+
+
+def test_the_gateway_is_told_where_traces_go() -> None:
+    """The variables are passed on as the shell or .env has them, and not there at all where they are not set."""
+    passed = {name for name, value in services()["gateway"]["environment"].items() if value is None}
+
+    assert {*opening.WHERE, "OTEL_EXPORTER_OTLP_HEADERS", "OTEL_SERVICE_NAME"} <= passed
+    assert all(name.startswith("OTEL_") for name in passed)
 
 
 def test_the_gateway_finds_its_configuration_where_it_is_mounted() -> None:

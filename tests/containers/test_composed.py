@@ -69,7 +69,7 @@ class Deployment:
     def environ(self, name: str, stage: Stage | None) -> dict[str, str]:
         """The image's environment and the service's over it."""
         own = {**(stage.environ if stage else {}), **services()[name].get("environment", {})}
-        own = {key: self.here(value) for key, value in own.items() if key != "PATH"}
+        own = {key: self.here(value) for key, value in own.items() if key != "PATH" and value}
         port = {"ALTGATE_SERVER__PORT": str(self.ports["gateway"])} if name == "gateway" else {}
         return {**os.environ, **own, **port, "PYTHONPATH": str(ROOT)}
 
