@@ -3,12 +3,14 @@
 import asyncio
 import os
 import tempfile
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+import click
 
 from gateway import inventory
 from gateway.catalogue import Model
@@ -20,12 +22,16 @@ from gateway.launch import command, environment
 from gateway.local import LocalEngine
 
 FOLDERS = "altgate-engines-"  # where the engines' sockets lie
+LONGEST = 107  # bytes of the path of a Unix socket, on Linux
 
 
 class Machine:
     """Use it as an async context manager, around `engines`, which are entered by themselves.
 
     `pictures` is the folder out of which engines may read pictures.
+
+    Raises:
+        ClickException: sockets cannot lie in the folder for temporary files.
     """
 
     def __init__(self, config: Config, pictures: Path) -> None:
@@ -38,6 +44,7 @@ class Machine:
             for number, model in enumerate(config.models)
             if model.engine != "remote"
         }
+        _ensure_short(engine.socket for engine in self.engines.values())
 
     async def __aenter__(self) -> Self:
         self._folder.__enter__()
@@ -63,6 +70,15 @@ class Machine:
             request_timeout=config.engines.request_timeout,
             sleeps=model.engine == "vllm" and model.args.get("enable-sleep-mode") is True,
             obstacle=partial(inventory.obstacle, model),
+        )
+
+
+def _ensure_short(sockets: Iterable[str]) -> None:
+    longest = max((len(os.fsencode(socket)) for socket in sockets), default=0)
+    if longest > LONGEST:
+        raise click.ClickException(
+            f"The sockets of engines cannot lie in {tempfile.gettempdir()}: their paths would have {longest} bytes, "
+            f"and {LONGEST} are the most. Set TMPDIR to a folder with a shorter path, such as /tmp."
         )
 
 

@@ -213,6 +213,20 @@ def test_serve_on_a_taken_port_says_so(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_serve_says_where_sockets_cannot_lie(tmp_path: Path, workers: str) -> None:
+    """A long path of the folder for temporary files is told at once, with the remedy, and not by each engine."""
+    folder = tmp_path / ("long" * 25)
+    folder.mkdir()
+
+    done = altgate("serve", "--port", "0", cwd=tmp_path, TMPDIR=str(folder), ALTGATE_SERVER__WORKERS=workers)
+
+    assert done.returncode == 1
+    assert f"cannot lie in {folder}" in done.stderr
+    assert "Set TMPDIR" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_serve_beyond_loopback_is_refused(tmp_path: Path) -> None:
     """Without a key nobody else may come in; the lines that are missing are shown."""
     done = altgate("serve", "--host", "0.0.0.0", cwd=tmp_path)
