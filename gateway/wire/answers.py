@@ -1,12 +1,13 @@
 """What is answered: completions whole and in chunks, the list of models, errors; and how they become bytes."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from gateway.wire.tools import JsonObject, ToolCall, ToolCallDelta
 
+Byte = Annotated[int, msgspec.Meta(ge=0, le=255)]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 
@@ -42,7 +43,7 @@ class TopLogprob(Struct, frozen=True):
 
     token: str
     logprob: float
-    bytes: list[int] | None = None
+    bytes: list[Byte] | None = None
 
 
 class TokenLogprob(Struct, frozen=True):
@@ -50,7 +51,7 @@ class TokenLogprob(Struct, frozen=True):
 
     token: str
     logprob: float
-    bytes: list[int] | None = None
+    bytes: list[Byte] | None = None
     top_logprobs: list[TopLogprob] = msgspec.field(default_factory=list[TopLogprob])
 
 

@@ -4,13 +4,14 @@ What is absent or null gets a plain value, what is unknown is ignored, and what 
 `msgspec.ValidationError`.
 """
 
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from gateway.wire.answers import (
     AssistantMessage,
+    Byte,
     ChatCompletion,
     Choice,
     Chunk,
@@ -34,6 +35,7 @@ REASONS: dict[str, FinishReason] = {
 }
 BROKEN_OFF = {"abort", "aborted", "cancelled", "error"}
 MOST_TOKENS = 10**7  # of one answer; no model reads as many
+Index = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]  # of a choice or a call
 
 T = TypeVar("T")
 Otherwise = TypeVar("Otherwise")
@@ -78,7 +80,7 @@ def decode_chunk(data: bytes) -> Chunk:
 class _TokenLogprob(Struct, frozen=True):
     token: str
     logprob: float
-    bytes: list[int] | None = None
+    bytes: list[Byte] | None = None
     top_logprobs: list[TopLogprob] | None = None
 
 
@@ -94,7 +96,7 @@ class _Function(Struct, frozen=True):
 
 class _Call(Struct, frozen=True):
     id: str | None = None
-    index: int | None = None
+    index: Index | None = None
     function: _Function | None = None
 
 
@@ -106,7 +108,7 @@ class _Message(Struct, frozen=True):
 
 
 class _Choice(Struct, frozen=True):
-    index: int | None = None
+    index: Index | None = None
     message: _Message | None = None
     delta: _Message | None = None
     logprobs: _Logprobs | None = None

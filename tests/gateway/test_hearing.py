@@ -103,6 +103,7 @@ def test_calls_are_heard(content: str | None) -> None:
         (USAGE, Usage(3, 2, 5)),
         ({"prompt_tokens": 3, "completion_tokens": 2}, Usage(3, 2, 5)),
         ({"prompt_tokens": 3, "completion_tokens": None, "total_tokens": 3}, Usage(3, 0, 3)),
+        ({"prompt_tokens": 2**64, "completion_tokens": -(2**63) - 1, "total_tokens": 10**60}, Usage(0, 0, 0)),
         ({"prompt_tokens": 10**7 + 1, "completion_tokens": -1, "total_tokens": 2**62}, Usage(0, 0, 0)),
         ({}, Usage(0, 0, 0)),
         (None, Usage(0, 0, 0)),
@@ -128,6 +129,23 @@ def test_usage_is_heard_in_every_form(usage: object, heard: Usage) -> None:
     """What was counted is kept, a picture's tokens in OpenAI's place; an answer without a count is still one."""
     assert whole(usage=usage).usage == heard
     assert chunk(usage=usage).usage == (heard if usage is not None else UNSET)
+
+
+@pytest.mark.parametrize("number", [-1, 2**31, 2**64, 10**60])
+def test_numbers_that_nobody_could_keep_are_no_answer(number: int) -> None:
+    """As a place, or as a byte of a token: they are not handed to what stores answers or counts by them."""
+    token = {"token": "a", "logprob": -0.5, "bytes": [number]}
+    for odd in (
+        {"index": number},
+        {"logprobs": {"content": [token]}},
+        {"logprobs": {"content": [token | {"bytes": None, "top_logprobs": [token]}]}},
+    ):
+        with pytest.raises(msgspec.DecodeError):
+            whole(odd)
+        with pytest.raises(msgspec.DecodeError):
+            chunk(odd)
+    with pytest.raises(msgspec.DecodeError):
+        chunk({"delta": {"tool_calls": [{"index": number, "function": {"name": "f"}}]}})
 
 
 def test_an_answer_without_anything_but_words_is_heard() -> None:
