@@ -238,18 +238,18 @@ class Captioner:
         made = await flight.landed(until)
         job.record.enter(None)
         job.record.usage = made.usage
-        if made.found or flight.is_taken:
-            job.record.saved = made.seconds
+        is_saved = made.found or flight.is_taken
         flight.is_taken = True
+        if is_saved:
+            job.record.saved = made.seconds
         if made.found:
             job.record.cache = "join"
-        match job.record.cache:
-            case "join":
-                self.cache.tally.join(made.usage, made.seconds)
-            case "bypass":
-                self.cache.tally.bypass()
-            case _:
-                self.cache.tally.miss()
+        if job.record.cache == "bypass":
+            self.cache.tally.bypass()
+        elif is_saved:
+            self.cache.tally.join(made.usage, made.seconds)
+        else:  # it may have come aboard, but whoever was there before has left
+            self.cache.tally.miss()
         return made
 
     async def _generated(self, job: Job, in_pieces: bool, flight: Flight, wait: float | None) -> Made:

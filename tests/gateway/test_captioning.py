@@ -455,6 +455,29 @@ async def test_what_a_load_takes_is_not_saved_by_a_kept_answer(altgate: Make, mo
     assert 0 < made.captioner.cache.tally.seconds < 1000
 
 
+async def test_an_answer_that_its_first_asker_has_left_saved_nothing(altgate: Make) -> None:
+    """It was made for the one who stayed, though that one had come aboard; for others who did, it was made already."""
+    engine = FakeEngine(answer("a cat"))
+    engine.there.clear()
+    made = altgate(engine)
+    first = asyncio.create_task(made.answer())
+    while not engine.waits:
+        await asyncio.sleep(0)
+    others = [asyncio.create_task(made.answer()) for _ in range(2)]
+    (flight,) = made.captioner._flights._flights.values()
+    async with asyncio.timeout(30):
+        while flight.aboard < 3:
+            await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.wait([first])
+    engine.there.set()
+    await asyncio.gather(*others)
+
+    tally, usage = made.captioner.cache.tally, wire.decode_completion(engine.whole).usage
+    assert (tally.misses, tally.joins, tally.tokens) == (1, 1, usage.total_tokens)
+    assert usage.total_tokens > 0
+
+
 async def together(made: Altgate, engine: FakeEngine, *asked: dict[str, Any]) -> list[Any]:
     """The ends of requests that are under way together; those with `stream` are streamed."""
     engine.there.clear()
