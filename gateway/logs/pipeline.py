@@ -95,7 +95,7 @@ class _Lines:
     """What structlog takes for a logger: lines that are ready."""
 
     def __init__(self, sink: Sink) -> None:
-        self.debug = self.info = self.warning = self.error = sink.put
+        self.debug = self.info = self.warning = self.error = sink.put_soon
 
 
 class _Clean:

@@ -1,5 +1,6 @@
 """Where lines go: standard error, or whatever stands in for it. Nobody ever waits for it."""
 
+import asyncio
 import os
 import select
 import stat
@@ -10,6 +11,7 @@ from contextlib import suppress
 
 MOST_WAITING = 2**20  # bytes
 ATOMIC = 4096  # bytes that a pipe takes whole, and takes at all when it says that it can be written to
+PAUSE = 0.02  # seconds between two writes of what many requests say, each of which takes longer than making its line
 LAST = 1.0  # seconds: how long what waits may take at the end
 
 
@@ -30,26 +32,48 @@ class Sink:
         self._waiting = bytearray()
         self._lock = threading.Lock()
         self._untold = 0
+        self._soon: list[bytes] = []  # lines
+        self._pause_ends = 0.0
         self.dropped = 0
 
     def put(self, line: bytes) -> None:
         """Writes a line, which has its end, now or with the next one; at worst not at all."""
         with self._lock:
-            if self._waiting:
-                self._write(0)
+            self._soon.append(line)
+            self._put_all()
+
+    def put_soon(self, line: bytes) -> None:
+        """The same, now; but in an event loop, where one was so written a moment ago, together with others."""
+        loop = _running_loop()
+        with self._lock:
+            self._soon.append(line)
+            now = time.monotonic()
+            if now < self._pause_ends:
+                return
+            self._put_all()
+            if loop is not None:
+                self._pause_ends = now + PAUSE
+                loop.call_later(PAUSE, self.flush, 0.0)
+
+    def flush(self, patience: float = LAST) -> None:
+        """Writes what waits, and gives up on it after so many seconds."""
+        ends = time.monotonic() + patience
+        with self._lock:
+            self._put_all()
+            while self._waiting and (left := ends - time.monotonic()) > 0:
+                self._write(left)
+
+    def _put_all(self) -> None:
+        if self._waiting:
+            self._write(0)
+        for line in self._soon:
             if len(self._waiting) + len(line) > MOST_WAITING:
                 self.dropped += 1
                 self._untold += 1
             else:
                 self._waiting += line
-            self._write(0)
-
-    def flush(self) -> None:
-        """Writes what waits, and gives up on it after `LAST` seconds."""
-        ends = time.monotonic() + LAST
-        with self._lock:
-            while self._waiting and (left := ends - time.monotonic()) > 0:
-                self._write(left)
+        self._soon = []
+        self._write(0)
 
     def _write(self, patience: float) -> None:
         with suppress(OSError):  # nobody reads any more, and nobody can be told
@@ -59,3 +83,10 @@ class Sink:
             if self._untold and not self._waiting:
                 self._waiting += self._notice(self._untold)
                 self._untold = 0
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    """The event loop of this thread, if one runs."""
+    with suppress(RuntimeError):
+        return asyncio.get_running_loop()
+    return None
