@@ -26,7 +26,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from gateway.images.address import Address, Network, may_dial
-from gateway.images.places import Places
+from gateway.images.places import NoPlaceError, Places
 
 MAX_IDLE = 64  # connections kept, of all hosts together
 KEEP_ALIVE = 15.0  # seconds for which they are
@@ -103,7 +103,7 @@ class SystemLookup:
 
         Raises:
             OSError: there are none.
-            NoPlaceError: too many lookups are under way, of that domain or in all.
+            NoPlaceError: too many lookups are under way, of that domain or in all, or threads of the system.
         """
         task = asyncio.create_task(self._placed(host))
         self._under_way.add(task)
@@ -114,7 +114,11 @@ class SystemLookup:
         async with self._places.place(host, patience=self._patience):
             loop = asyncio.get_running_loop()
             found: asyncio.Future[list[str]] = loop.create_future()
-            threading.Thread(target=self._look_up, args=(host, loop, found), name="dns", daemon=True).start()
+            thread = threading.Thread(target=self._look_up, args=(host, loop, found), name="dns", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # the system has no thread left, which is not the name's fault
+                raise NoPlaceError from None
             return await found
 
     def _ended(self, task: "asyncio.Task[list[str]]") -> None:

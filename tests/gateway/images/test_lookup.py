@@ -86,3 +86,22 @@ async def test_a_place_comes_back_with_the_end_of_its_lookup(
             except NoPlaceError:
                 continue
             return
+
+
+async def test_a_machine_without_another_thread_is_busy(
+    origin: Origin, config: ImagesConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told as too much to do, is not held against the name, and no place is lost."""
+    origin.answers["/"] = answer()
+    url = f"http://good.example:{origin.port}/"
+
+    def none_left(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async with Fetcher(config) as fetcher:
+        with monkeypatch.context() as full:
+            full.setattr(threading.Thread, "start", none_left)
+            for _ in range(MAX_LOOKUPS):
+                with pytest.raises(Overloaded):
+                    await fetcher.fetch(url, param=PARAM)
+        assert await fetcher.fetch(url, param=PARAM) == BODY
