@@ -280,7 +280,7 @@ class Captioner:
                 made = await engine.complete(ask, wait=wait)
                 choices, usage = made.choices, made.usage
                 if mending.applies(job.asked, job.model):
-                    choices = [mending.whole(choice) for choice in choices]
+                    choices = [mending.whole(choice, job.asked) for choice in choices]
                 promises.ensure_kept(job.asked, choices)
         seconds = time.monotonic() - flight.begun if flight.begun is not None else 0.0
         if job.key is not None and promises.is_complete(choices) and promises.are_kept(job.asked, choices):
@@ -329,7 +329,7 @@ async def _gathered(
     async with aclosing(chunks):
         async for chunk in chunks:
             if mends:
-                chunk = mending.piece(chunk)  # noqa: PLW2901 - from here on there is no other
+                chunk = mending.piece(chunk, job.asked)  # noqa: PLW2901 - from here on there is no other
             gathered.add(chunk)
             if chunk.choices:
                 await flight.publish(chunk)

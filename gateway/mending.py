@@ -20,28 +20,28 @@ def applies(asked: ChatRequest, model: Model) -> bool:
 
     vLLM is told to write no white space but spaces between them, unless its operator says otherwise.
     """
-    constrained = asked.response_format is not None and asked.response_format.json_schema is not None
     forced = asked.tool_choice not in (None, "auto", "none")
-    return (constrained or forced) and model.engine == "vllm" and OWN_GRAMMAR not in model.args
+    return (_in_format(asked) or forced) and model.engine == "vllm" and OWN_GRAMMAR not in model.args
 
 
-def whole(choice: Choice) -> Choice:
-    """An answer, mended."""
+def whole(choice: Choice, asked: ChatRequest) -> Choice:
+    """An answer, mended. Its words stay as they are where only the arguments of calls are constrained."""
     message = choice.message
     calls = message.tool_calls
     return replace(
         choice,
         message=replace(
             message,
-            content=escaped(message.content) if message.content is not None else None,
+            content=escaped(message.content) if message.content is not None and _in_format(asked) else message.content,
             tool_calls=[_call(call) for call in calls] if calls else calls,
         ),
     )
 
 
-def piece(chunk: Chunk) -> Chunk:
-    """A piece of a stream, mended: each character for itself."""
-    return replace(chunk, choices=[_choice(choice) for choice in chunk.choices])
+def piece(chunk: Chunk, asked: ChatRequest) -> Chunk:
+    """A piece of a stream, mended like the whole: each character for itself."""
+    words = _in_format(asked)
+    return replace(chunk, choices=[_choice(choice, words=words) for choice in chunk.choices])
 
 
 def escaped(text: str) -> str:
@@ -49,9 +49,13 @@ def escaped(text: str) -> str:
     return _RAW.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-def _choice(choice: ChunkChoice) -> ChunkChoice:
+def _in_format(asked: ChatRequest) -> bool:
+    return asked.response_format is not None and asked.response_format.json_schema is not None
+
+
+def _choice(choice: ChunkChoice, *, words: bool) -> ChunkChoice:
     delta = choice.delta
-    content = escaped(delta.content) if isinstance(delta.content, str) else delta.content
+    content = escaped(delta.content) if words and isinstance(delta.content, str) else delta.content
     calls = delta.tool_calls
     return replace(
         choice,

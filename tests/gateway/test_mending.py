@@ -24,6 +24,9 @@ def request(**fields: Any) -> wire.ChatRequest:
     )
 
 
+IN = request(**IN_FORMAT)
+
+
 @pytest.mark.parametrize(
     ("fields", "engine", "args", "applies"),
     [
@@ -51,14 +54,14 @@ def test_what_was_meant_stays(words: str, cut: int) -> None:
     raw = '{"a": "' + words + '"}'
     call = wire.ToolCall("c", wire.CalledFunction("f", raw))
     message = wire.AssistantMessage(content=raw, tool_calls=[call])
-    mended = mending.whole(wire.Choice(index=0, message=message, finish_reason="stop")).message
+    mended = mending.whole(wire.Choice(index=0, message=message, finish_reason="stop"), IN).message
 
     gathered = Gathered()
     for part, reason in ((raw[:cut], None), (raw[cut:], "stop")):
         calls = [wire.ToolCallDelta(0, "c", "function", wire.FunctionDelta("f", part))]
         delta = wire.Delta(content=part, tool_calls=calls)
         choice = wire.ChunkChoice(index=0, delta=delta, finish_reason=reason)  # type: ignore[arg-type]
-        gathered.add(mending.piece(wire.Chunk(id="x", created=1, model="m", choices=[choice])))
+        gathered.add(mending.piece(wire.Chunk(id="x", created=1, model="m", choices=[choice]), IN))
     streamed = gathered.result()[0][0].message
 
     for text in (
@@ -69,6 +72,18 @@ def test_what_was_meant_stays(words: str, cut: int) -> None:
         assert json.loads(text or "") == {"a": words}
 
 
+def test_words_beside_a_call_that_is_forced_stay() -> None:
+    """No grammar is kept by them, so what is in them is meant; whole and streamed."""
+    asked, call = request(**FORCED), wire.CalledFunction("f", '{"a": "\n"}')
+    message = wire.AssistantMessage(content="one\n\ttwo", tool_calls=[wire.ToolCall("c", call)])
+    whole = mending.whole(wire.Choice(index=0, message=message, finish_reason="stop"), asked).message
+    choice = wire.ChunkChoice(index=0, delta=wire.Delta(content="one\n\ttwo"))
+    piece = mending.piece(wire.Chunk(id="x", created=1, model="m", choices=[choice]), asked)
+
+    assert [whole.content, piece.choices[0].delta.content] == ["one\n\ttwo"] * 2
+    assert [each.function.arguments for each in whole.tool_calls or ()] == ['{"a": "\\u000a"}']
+
+
 def test_what_has_nothing_raw_stays_as_it_is() -> None:
     """Nor is anything added to what is empty."""
     message = wire.AssistantMessage(content=None, refusal="no")
@@ -77,6 +92,6 @@ def test_what_has_nothing_raw_stays_as_it_is() -> None:
         id="x", created=1, model="m", choices=[wire.ChunkChoice(index=0, delta=wire.Delta(role="assistant"))]
     )
 
-    assert mending.whole(choice) == choice
-    assert mending.piece(chunk) == chunk
+    assert mending.whole(choice, IN) == choice
+    assert mending.piece(chunk, IN) == chunk
     assert mending.escaped("a cat, é 😀 \x7f") == "a cat, é 😀 \x7f"
