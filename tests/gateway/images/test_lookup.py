@@ -38,6 +38,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 
 async def test_a_slow_domain_leaves_lookups_to_others(origin: Origin, config: ImagesConfig) -> None:
     """It has a part of them; who does not get one is told to come back, for that is no failure of the name."""
+    for_team.set("one")
     origin.answers["/"] = answer()
     async with Fetcher(replace(config, connect_timeout=Seconds(0.2))) as fetcher:
         urls = [f"http://{at}.one.slow:{origin.port}/" for at in range(8)]  # which is a domain's part
@@ -50,6 +51,7 @@ async def test_a_slow_domain_leaves_lookups_to_others(origin: Origin, config: Im
 
 async def test_many_slow_domains_leave_lookups_to_others() -> None:
     """Not just one: and what a team's many take is not all, either."""
+    for_team.set("one")
     lookup = SystemLookup(patience=0.01)
     hosts = [f"{number}.{letter}.slow" for letter in "abcdefghijkl" for number in range(20)]
     slow = [asyncio.create_task(lookup(host)) for host in hosts]
@@ -71,6 +73,7 @@ async def test_a_place_comes_back_with_the_end_of_its_lookup(
     slow: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And not when its client leaves, for its thread goes on."""
+    for_team.set("one")
     monkeypatch.setattr(connector, "MAX_LOOKUPS", 4)
     lookup = SystemLookup(patience=0.1)
     for domain in ("one", "two"):
