@@ -61,7 +61,7 @@ def _serve_without(arguments: list[str]) -> None:
     from gateway import app, middleware  # noqa: PLC0415
     from gateway.cli import main as altgate  # noqa: PLC0415
 
-    untold: Any = lambda inner, _, traces, **__: middleware.Recording(inner, [], traces)  # noqa: E731
+    untold: Any = lambda inner, _, traces, **__: middleware.Recording(inner, lambda _: None, traces)  # noqa: E731
     app.__dict__["Recording"] = untold
     altgate(arguments)
 

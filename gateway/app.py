@@ -28,9 +28,9 @@ from gateway.metrics.scrape import Scrape
 from gateway.metrics.teller import Counting, Routes
 from gateway.middleware import Admission, Authentication, Limits, Recording, record_of
 from gateway.parts import Parts
-from gateway.record import Teller
 from gateway.reload import KeySource
 from gateway.routes import admin, chat, health, metrics, models, usage
+from gateway.telling import Telling
 from gateway.traces.opening import opened
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ def create_app(config: Config, parts: Parts, key_file: KeySource) -> ASGIApp:
     captioner = parts.captioner
     keyring = Keyring(config.keys)
     gate = Gate(max_requests=config.server.max_requests, max_bytes=config.server.max_bytes_in_flight)
-    counts = Counts()
+    counts, telling = Counts(), Telling()
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
@@ -62,6 +62,7 @@ def create_app(config: Config, parts: Parts, key_file: KeySource) -> ASGIApp:
             gc.freeze()  # looking through all that stays anyway took 30 ms each time, and all requests waited for it
             gc.set_threshold(GARBAGE)
             yield
+            telling.tell()
 
     served = Litestar(
         route_handlers=[
@@ -73,9 +74,9 @@ def create_app(config: Config, parts: Parts, key_file: KeySource) -> ASGIApp:
             ),
             *models.routes(captioner),
             *admin.routes(captioner),
-            *usage.routes(parts.ledger, captioner.models, currency=config.usage.currency),
+            *usage.routes(parts.ledger, captioner.models, currency=config.usage.currency, before=telling.tell),
             *health.routes(captioner, config.engines.preload),
-            metrics.route(Scrape(counts, parts, gate)),
+            metrics.route(Scrape(counts, parts, gate, before=telling.tell)),
         ],
         exception_handlers={Exception: respond},
         lifespan=[lifespan],
@@ -88,13 +89,13 @@ def create_app(config: Config, parts: Parts, key_file: KeySource) -> ASGIApp:
     app = Authentication(app, keyring, open_paths=open_paths)
     routes = Routes(route.path for route in served.routes)
     traces = opened(os.environ, routes.name)
-    tellers: list[Teller] = [
+    telling.tellers = [
         Counting(counts, routes),
         RequestLine(quiet=health.OPEN_PATHS | metrics.PATHS),
         parts.ledger.teller(lambda path: routes.name(path) == routes.name(chat.PATHS[0])),
+        *filter(None, [traces.spans]),
     ]
-    tellers += [] if traces.spans is None else [traces.spans]
-    return Recording(app, tellers, traces, keeps_prompts=config.log.prompts)
+    return Recording(app, telling.over, traces, keeps_prompts=config.log.prompts)
 
 
 def respond(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:

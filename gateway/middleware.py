@@ -6,7 +6,7 @@ They stand outside the framework, so that a 404 or a refused body gets them too.
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -45,11 +45,9 @@ LOCAL_ORIGIN = re.compile(r"https?://(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1
 class Recording:
     """Opens a record for every request, stamps its answer with id and times, and has it told of at the end."""
 
-    def __init__(
-        self, app: ASGIApp, tellers: Sequence[Teller], traces: Traces = NO_TRACES, *, keeps_prompts: bool = False
-    ) -> None:
+    def __init__(self, app: ASGIApp, over: Teller, traces: Traces = NO_TRACES, *, keeps_prompts: bool = False) -> None:
         self._app = app
-        self._tellers = tellers
+        self._over = over
         self._traces = traces
         self._keeps_prompts = keeps_prompts
 
@@ -79,8 +77,7 @@ class Recording:
             raise
         finally:
             record.close()
-            for tell in self._tellers:
-                tell(record)
+            self._over(record)
 
 
 def _stamps(record: Record) -> list[tuple[bytes, bytes]]:

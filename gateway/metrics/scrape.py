@@ -1,7 +1,7 @@
 """One scrape: the samples of this process, or of all that are one gateway."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from gateway.errors import EngineUnavailable
 from gateway.limits import Gate
@@ -13,10 +13,11 @@ from gateway.parts import Parts
 
 
 class Scrape:
-    """Reads the counts, and the parts at that moment."""
+    """Reads the counts, and the parts at that moment; `before` is called before that."""
 
-    def __init__(self, counts: Counts, parts: Parts, gate: Gate) -> None:
+    def __init__(self, counts: Counts, parts: Parts, gate: Gate, before: Callable[[], None]) -> None:
         self._counts = counts
+        self._before = before
         self._parts = parts
         self._gate = gate
         self._siblings = parts.common.siblings
@@ -25,6 +26,7 @@ class Scrape:
 
     def samples(self) -> list[Sample]:
         """Everything that is known of this process."""
+        self._before()
         return [*self._counts.samples(), *readings(self._parts, self._gate)]
 
     async def exposed(self) -> bytes:

@@ -1,6 +1,6 @@
 """GET /admin/usage, for administrators' keys alone."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from litestar import Request, Response, get
@@ -19,13 +19,16 @@ from gateway.usage.store import MAX_ROWS, TooMuch, Unkept
 PATHS = ["/admin/usage", "/v1/admin/usage"]
 
 
-def routes(ledger: Ledger, models: Mapping[str, Model], *, currency: str | None) -> list[HTTPRouteHandler]:
-    """The handlers."""
+def routes(
+    ledger: Ledger, models: Mapping[str, Model], *, currency: str | None, before: Callable[[], None]
+) -> list[HTTPRouteHandler]:
+    """The handlers; `before` is called before the ledger is read."""
 
     @get(PATHS, guards=[admin_only])
     async def show(request: Request[Any, Any, Any]) -> Response[bytes]:
         """Tells what was used, and what it cost."""
         asked = _query(request, ledger.today, models)
+        before()
         try:
             groups = await ledger.read(asked)
         except Unkept:

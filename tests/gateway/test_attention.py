@@ -32,7 +32,7 @@ async def test_a_client_that_does_not_read_frees_its_engine(
         app = Litestar([route], openapi_config=None)
         admitted = middleware.Admission(app, Gate(max_requests=1, max_bytes=2**20))
         limited = middleware.Limits(admitted, LocalBooks())
-        async with serving(middleware.Recording(limited, [])) as served:
+        async with serving(middleware.Recording(limited, lambda _: None)) as served:
             client = await served.client(limit=1)
             await ask(client)
             [ours] = served.connections

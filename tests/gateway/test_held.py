@@ -61,7 +61,10 @@ async def test_what_a_picture_was_written_as_is_not_kept_for_the_answer(stream: 
     async with Ingest(Site(), ImagesConfig()) as ingest:
         route = chat.route(Altgate(engine, ingest, "vllm").captioner, heartbeat=60, longest_wait=60, max_body=2**20)
         admitted = middleware.Admission(Litestar([route], openapi_config=None), Gate(max_requests=1, max_bytes=2**20))
-        client, app = Client(stream=stream), middleware.Recording(middleware.Limits(admitted, LocalBooks()), [])
+        client, app = (
+            Client(stream=stream),
+            middleware.Recording(middleware.Limits(admitted, LocalBooks()), lambda _: None),
+        )
         work = asyncio.create_task(app({**SCOPE, "state": {}}, client.receive, client.send))  # type: ignore[arg-type]
         async with asyncio.timeout(20):
             while not engine.waits:

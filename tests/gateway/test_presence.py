@@ -84,7 +84,7 @@ async def test_a_client_that_does_not_read_and_leaves_frees_its_engine(takes: in
             **client.scope,
         }  # fmt: skip
         async with asyncio.timeout(20):
-            await middleware.Recording(limited, [])(scope, client.receive, client.send)
+            await middleware.Recording(limited, lambda _: None)(scope, client.receive, client.send)
 
     assert engine.closed
 
