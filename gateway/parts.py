@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from gateway import prompts, routing
+from gateway.backing import Alone, Backing
 from gateway.captioning import Captioner
-from gateway.common import Alone, Common
 from gateway.config import Config
 from gateway.engine import Engine
 from gateway.images import installed
@@ -23,33 +23,33 @@ log = logging.getLogger(__name__)
 class Parts:
     """Every part once, and the captioner that is made of them. They work inside `running`.
 
-    `port` is where the gateway listens, None where it does not, and where then nobody counts what is used; `common` is
-    what it has in common with other workers.
+    `port` is where the gateway listens, None where it does not, and where then nobody counts what is used; `backing` is
+    what stands behind it, where that is not its own.
     """
 
-    def __init__(self, config: Config, *, port: int | None = None, common: Common | None = None) -> None:
-        self.common = common or Alone(config)
-        self.books = self.common.books
+    def __init__(self, config: Config, *, port: int | None = None, backing: Backing | None = None) -> None:
+        self.backing = backing or Alone(config)
+        self.books = self.backing.books
         self._counts = port is not None
-        self.ledger = Ledger(self.common.usage, {model.name: model.price for model in config.models})
+        self.ledger = Ledger(self.backing.usage, {model.name: model.price for model in config.models})
         for kind in installed.missing(config.images.formats):
             log.warning("'images.formats' names '%s', but its decoder is not installed: altgate[%s]", kind, kind)
         self._fetcher = Fetcher(config.images, own_port=port)
         self.ingest = Ingest(
             self._fetcher,
             config.images,
-            workers=self.common.decoders,
-            shelf=self.common.shelf,
-            budgets=self.common.budgets,
+            workers=self.backing.decoders,
+            shelf=self.backing.shelf,
+            budgets=self.backing.budgets,
         )
-        self._engines = _engines(config, self.common.engines)
+        self._engines = _engines(config, self.backing.engines)
         self.captioner = Captioner(
             models=routing.table(config.models),
             presets=prompts.load(),
             ingest=self.ingest,
             engines=self._engines,
-            cache=self.common.cache,
-            leases=self.common.leases,
+            cache=self.backing.cache,
+            leases=self.backing.leases,
             cold_start_wait=config.engines.cold_start_wait,
             share_across_teams=config.cache.share_across_teams,
         )
@@ -58,7 +58,7 @@ class Parts:
     async def running(self) -> AsyncIterator[Captioner]:
         """The captioner with all its parts running, and none of them when the context ends."""
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(self.common)
+            await stack.enter_async_context(self.backing)
             if self._counts:
                 await stack.enter_async_context(self.ledger)
             await stack.enter_async_context(self._fetcher)

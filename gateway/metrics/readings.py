@@ -17,12 +17,12 @@ def readings(parts: Parts, gate: Gate) -> Iterator[Sample]:
     yield from process_readings()
     yield one(declared.IN_FLIGHT, gate.requests)
     yield one(declared.BYTES_IN_FLIGHT, gate.bytes)
-    for limit, count in parts.common.books.refused.items():
+    for limit, count in parts.backing.books.refused.items():
         yield one(declared.LIMIT_REFUSALS, count, limit)
     yield from _pictures(parts.ingest)
     yield from _cache(parts.captioner.cache)
-    if parts.common.link is not None:
-        yield one(declared.REDIS_UP, not parts.common.link.is_down)
+    if parts.backing.link is not None:
+        yield one(declared.REDIS_UP, not parts.backing.link.is_down)
     for name, engine in parts.captioner.engines.items():
         yield from engine_readings(name, engine)
 

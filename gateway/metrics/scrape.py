@@ -20,7 +20,7 @@ class Scrape:
         self._before = before
         self._parts = parts
         self._gate = gate
-        self._siblings = parts.common.siblings
+        self._siblings = parts.backing.siblings
         if self._siblings is not None:
             self._siblings.answers[METRICS] = self._own
 

@@ -1,4 +1,4 @@
-"""What a worker has in common with the others: from its owner, and from Redis where there is one."""
+"""The services behind a worker: from its owner, and from Redis where there is one."""
 
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
@@ -6,10 +6,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, get_args
 
+from gateway.backing import Siblings
 from gateway.cache import Cache
 from gateway.cache.memory import MemoryStore
 from gateway.cache.redis import RedisStore
-from gateway.common import Siblings
 from gateway.config import Config
 from gateway.engine import Engine
 from gateway.images.budget import Budget, Purpose
@@ -32,7 +32,7 @@ from gateway.workers.stores import OwnerBooks, OwnerLeases, OwnerStore
 
 
 class Lent:
-    """A `Common`. `config` is the worker's own share of what is configured for all."""
+    """A `Backing`. `config` is the worker's own share of what is configured for all."""
 
     def __init__(self, contact: Contact, orders: Orders, config: Config) -> None:
         self._contact = contact

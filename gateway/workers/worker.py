@@ -36,7 +36,7 @@ def main() -> None:
 def _serve(orders: Orders, channel: socket.socket, door: socket.socket) -> None:
     config = share(orders.config)
     contact = Contact(channel, orders, lost=partial(os._exit, ORPHANED))
-    parts = Parts(config, port=orders.port, common=Lent(contact, orders, config))
+    parts = Parts(config, port=orders.port, backing=Lent(contact, orders, config))
     server = Worker(settings(create_app(config, parts, contact), config), door)
     server.on_start = lambda: contact.tell(Serving(parts.captioner.cache.description))
     server.run(sockets=[])

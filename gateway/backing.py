@@ -1,6 +1,7 @@
-"""What processes that answer requests have in common: limits, kept answers, the making of them, engines.
+"""The services that stand behind a process that answers requests: limits, kept answers, leases on making them, engines.
 
-A gateway of one process has it `Alone`, or with others through Redis; a worker has it from its owner.
+They are the same for all such processes. One process has them `Alone`, or with other gateways through Redis; a worker
+has them from its owner.
 """
 
 from collections.abc import Mapping
@@ -37,7 +38,7 @@ class Siblings(Protocol):
         ...
 
 
-class Common(Protocol):
+class Backing(Protocol):
     """Use it as an async context manager, around whatever uses it; the engines are entered by themselves.
 
     `engines` are those of this machine, by name; `shelf` is where their pictures lie; `decoders` is how many processes
