@@ -180,6 +180,7 @@ async def test_teams_share_no_download(origin: Origin, config: ImagesConfig, mon
 
 async def test_many_slow_hosts_leave_downloads_to_others(origin: Origin, config: ImagesConfig) -> None:
     """However many hosts do not answer: a good one is asked at once, for the same team and for another."""
+    for_team.set("one")
     go = asyncio.Event()
 
     async def wait(writer: asyncio.StreamWriter) -> None:
@@ -196,7 +197,7 @@ async def test_many_slow_hosts_leave_downloads_to_others(origin: Origin, config:
             while MAX_DOWNLOADS - fetcher._places.left + len(fetcher._places._line) < len(slow):
                 await asyncio.sleep(0.001)
         assert fetcher._places._line
-        for team, path in (("", "/"), ("another", "/?")):
+        for team, path in (("one", "/"), ("another", "/?")):
             for_team.set(team)
             async with asyncio.timeout(PATIENCE / 2):
                 assert await fetcher.fetch(f"http://good.example:{origin.port}{path}", param=PARAM) == BODY
@@ -209,6 +210,7 @@ async def test_one_host_has_a_share_of_the_downloads(
     origin: Origin, config: ImagesConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Others wait their turn; who waits too long is told to come back, and nothing is held against the URL."""
+    for_team.set("one")
     monkeypatch.setattr("gateway.images.fetch.MAX_DOWNLOADS", 19)  # of which a domain may have two
     monkeypatch.setattr("gateway.images.fetch.PATIENCE", 0.1)
     go = asyncio.Event()
