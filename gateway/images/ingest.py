@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from types import TracebackType
 from typing import Protocol
 
@@ -37,6 +37,10 @@ _REMOTE = re.compile(r"https?:", re.IGNORECASE | re.ASCII)
 _QUICKER = 8  # times, that base64 is written than most is done to as many bytes
 _UNHURRIED = 25_000_000  # pixels for which a decoder gets as much time again
 _UNHURRIED_HEIC = 8_000_000  # the same for the slowest
+
+# Asked several times for each picture, on its way.
+_planned = lru_cache(maxsize=256)(plan.plan)
+_is_plain = lru_cache(maxsize=256)(handover.is_plain)
 _MEDIA_TYPES: dict[Form, str] = {"png": "png", "bmp": "bmp", "ppm": "x-portable-pixmap"}
 
 
@@ -242,10 +246,10 @@ class Ingest:
             raise refusal.too_oblong(param, header.size, MAX_RATIO)
 
     def _stays(self, header: Header, sizing: Sizing) -> bool:
-        return self._config.handover == "original" and handover.is_plain(header, sizing)
+        return self._config.handover == "original" and _is_plain(header, sizing)
 
     def _plan(self, header: Header, sizing: Sizing) -> Plan:
-        return plan.plan(header, sizing, self._config.resize)
+        return _planned(header, sizing, self._config.resize)
 
     def _task(self, encoded: Encoded, sizing: Sizing, lease: Lease) -> Task:
         header, wanted = encoded.header, self._plan(encoded.header, sizing)
