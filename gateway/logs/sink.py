@@ -44,14 +44,12 @@ class Sink:
 
     def put_soon(self, line: bytes) -> None:
         """The same, now; but in an event loop, where one was so written a moment ago, together with others."""
-        loop = _running_loop()
         with self._lock:
             self._soon.append(line)
-            now = time.monotonic()
-            if now < self._pause_ends:
+            if (now := time.monotonic()) < self._pause_ends:
                 return
             self._put_all()
-            if loop is not None:
+            if (loop := _running_loop()) is not None:
                 self._pause_ends = now + PAUSE
                 loop.call_later(PAUSE, self.flush, 0.0)
 
