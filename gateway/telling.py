@@ -9,7 +9,7 @@ from gateway.record import Record, Teller
 
 log = logging.getLogger(__name__)
 
-PAUSE = 0.02  # seconds
+PAUSE = 0.05  # seconds
 
 
 class Telling:

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 MOST_WAITING = 2**20  # bytes
 ATOMIC = 4096  # bytes that a pipe takes whole, and takes at all when it says that it can be written to
-PAUSE = 0.02  # seconds between two writes of what many requests say, each of which takes longer than making its line
+PAUSE = 0.05  # seconds between two writes of what many requests say, each of which takes longer than making its line
 LAST = 1.0  # seconds: how long what waits may take at the end
 
 
