@@ -61,8 +61,10 @@ def create_app(config: Config, parts: Parts, key_file: KeySource) -> ASGIApp:
                 captioner.engines[captioner.models[name].name].want()
             gc.freeze()  # looking through all that stays anyway took 30 ms each time, and all requests waited for it
             gc.set_threshold(GARBAGE)
-            yield
-            telling.tell()
+            try:
+                yield
+            finally:
+                telling.end()
 
     served = Litestar(
         route_handlers=[

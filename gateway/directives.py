@@ -27,7 +27,7 @@ class Directives(Struct, frozen=True):
 NO_DIRECTIVES = Directives()
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=32)  # of what may be as long as a head
 def read(*, cache_control: str = "", prefer: str = "", longest_wait: float = LONGEST_WAIT) -> Directives:
     """The directives in two headers' values, with no more than `longest_wait` seconds to wait.
 

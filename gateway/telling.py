@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import time
 from collections.abc import Sequence
 
 from gateway.record import Record, Teller
@@ -18,16 +17,17 @@ class Telling:
     def __init__(self, tellers: Sequence[Teller] = ()) -> None:
         self.tellers = tellers
         self._untold: list[Record] = []
-        self._pause_ends = 0.0
+        self._pause: asyncio.TimerHandle | None = None
+        self._is_ending = False
 
     def over(self, record: Record) -> None:
         """A request is over."""
         self._untold.append(record)
-        now = time.monotonic()
-        if now >= self._pause_ends:
-            self._pause_ends = now + PAUSE
-            asyncio.get_running_loop().call_later(PAUSE, self.tell)
-            self.tell()
+        if self._pause is not None:
+            return
+        if not self._is_ending:
+            self._pause = asyncio.get_running_loop().call_later(PAUSE, self._go_on)
+        self.tell()
 
     def tell(self) -> None:
         """Tells of all that are over: whoever wants to know of them has this called before."""
@@ -38,3 +38,14 @@ class Telling:
                     teller(record)
                 except Exception:  # the others are told of
                     log.exception("%s: could not be told of", record.id)
+
+    def end(self) -> None:
+        """From now on nothing waits: requests that are broken off end in the loop's last turns."""
+        self._is_ending = True
+        if self._pause is not None:
+            self._pause.cancel()
+        self._go_on()
+
+    def _go_on(self) -> None:
+        self._pause = None
+        self.tell()

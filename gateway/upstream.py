@@ -150,11 +150,13 @@ async def post(
 async def refusal(response: Response, name: str, secret: str = "", *, is_ready: bool = False) -> GatewayError:
     """The engine's error as ours: what the client can mend is passed on without `secret`, the rest is for the log.
 
-    Of an engine that `is_ready` for certain, a 503 says that its queue is full, as vLLM has it.
+    Of an engine that `is_ready` for certain, a 503 says that its queue is full, as vLLM has it, unless it says as ours
+    do that it cannot be had.
     """
     status, retry_after = response.status, _seconds(response.headers)
     error = _error(await limited(response), secret)
-    if status == HTTPStatus.TOO_MANY_REQUESTS or (is_ready and status == HTTPStatus.SERVICE_UNAVAILABLE):
+    is_full = is_ready and status == HTTPStatus.SERVICE_UNAVAILABLE and error.code != EngineUnavailable.code
+    if status == HTTPStatus.TOO_MANY_REQUESTS or is_full:
         return _full(name, retry_after)
     if status in MENDABLE:
         return _refused(error, name, status)

@@ -6,6 +6,7 @@ import select
 import stat
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -32,45 +33,55 @@ class Sink:
         self._waiting = bytearray()
         self._lock = threading.Lock()
         self._untold = 0
-        self._soon: list[bytes] = []  # lines
+        self._soon = deque[bytes]()  # lines
         self._pause_ends = 0.0
         self.dropped = 0
 
     def put(self, line: bytes) -> None:
         """Writes a line, which has its end, now or with the next one; at worst not at all."""
-        with self._lock:
-            self._soon.append(line)
-            self._put_all()
+        self._soon.append(line)
+        self._pass_on()
 
     def put_soon(self, line: bytes) -> None:
         """The same, now; but in an event loop, where one was so written a moment ago, together with others."""
-        with self._lock:
-            self._soon.append(line)
-            if (now := time.monotonic()) < self._pause_ends:
-                return
-            self._put_all()
-            if (loop := _running_loop()) is not None:
-                self._pause_ends = now + PAUSE
-                loop.call_later(PAUSE, self.flush, 0.0)
+        self._soon.append(line)
+        if (now := time.monotonic()) < self._pause_ends:
+            return
+        if (loop := _running_loop()) is not None:
+            self._pause_ends = now + PAUSE
+            loop.call_later(PAUSE, self._go_on)
+        self._pass_on()
 
-    def flush(self, patience: float = LAST) -> None:
-        """Writes what waits, and gives up on it after so many seconds."""
-        ends = time.monotonic() + patience
+    def flush(self) -> None:
+        """Writes what waits, and gives up on it after `LAST` seconds."""
+        self._pass_on()
+        ends = time.monotonic() + LAST
         with self._lock:
-            self._put_all()
             while self._waiting and (left := ends - time.monotonic()) > 0:
                 self._write(left)
+
+    def _go_on(self) -> None:
+        self._pause_ends = 0.0  # the loop's clock and ours do not agree to the millisecond
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Never waits for the lock: whoever has it passes on all, and may be the caller, in whom a finaliser speaks."""
+        while self._soon and self._lock.acquire(blocking=False):
+            try:
+                self._put_all()
+            finally:
+                self._lock.release()
 
     def _put_all(self) -> None:
         if self._waiting:
             self._write(0)
-        for line in self._soon:
+        while self._soon:
+            line = self._soon.popleft()
             if len(self._waiting) + len(line) > MOST_WAITING:
                 self.dropped += 1
                 self._untold += 1
             else:
                 self._waiting += line
-        self._soon = []
         self._write(0)
 
     def _write(self, patience: float) -> None:

@@ -94,7 +94,7 @@ class Ledger:
         return tell
 
     def count(self, record: Record) -> None:
-        """Counts a request that is over, on the day on which it ended."""
+        """Counts a request that is over, today."""
         caller, model = record.caller, record.model or NOBODY
         account = Account(self.today, caller.key_id or NOBODY, caller.team or NOBODY, model)
         more = counted(record, self._prices.get(model, _FREE))
@@ -181,7 +181,7 @@ class Ledger:
                 await self.flush()
         except (Unkept, TimeoutError):
             return False
-        return True
+        return not self._counts  # others may have ended meanwhile
 
 
 def _iso(number: int) -> str:

@@ -13,6 +13,7 @@ import uvicorn
 from gateway import allocator
 from gateway.app import create_app
 from gateway.logs import pipeline
+from gateway.logs.sink import Sink
 from gateway.parts import Parts
 from gateway.server import KEPT, settings
 from gateway.workers import messages
@@ -29,13 +30,18 @@ def main() -> None:
     allocator.keep_freed(KEPT)
     channel, door = socket.socket(fileno=sys.stdin.fileno()), socket.socket(fileno=int(sys.argv[1]))
     orders = _orders(channel)
-    with pipeline.running(orders.config.log):
-        _serve(orders, channel, door)
+    with pipeline.running(orders.config.log) as sink:
+        _serve(orders, channel, door, lost=partial(_leave, sink))
 
 
-def _serve(orders: Orders, channel: socket.socket, door: socket.socket) -> None:
+def _leave(sink: Sink) -> None:
+    sink.flush()
+    os._exit(ORPHANED)
+
+
+def _serve(orders: Orders, channel: socket.socket, door: socket.socket, lost: Callable[[], None]) -> None:
     config = share(orders.config)
-    contact = Contact(channel, orders, lost=partial(os._exit, ORPHANED))
+    contact = Contact(channel, orders, lost=lost)
     parts = Parts(config, port=orders.port, backing=Lent(contact, orders, config))
     server = Worker(settings(create_app(config, parts, contact), config), door)
     server.on_start = lambda: contact.tell(Serving(parts.captioner.cache.description))
