@@ -4,10 +4,11 @@ import asyncio
 import http.client
 import json
 import signal
+import sqlite3
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -90,6 +91,28 @@ async def ended_amid(
     assert b"shutting down" in (await half.rest())
     assert await asyncio.to_thread(server.process.wait, 30) == 0
     return time.monotonic() - began
+
+
+async def test_what_is_broken_off_at_the_end_is_told_of(tmp_path: Path) -> None:
+    """Who outlasts the limit has an answer that says so, and each has its line in the log and is counted as usage."""
+    usage = tmp_path / "usage.sqlite"
+    async with Fake().running() as fake:
+        fake.always = fake.waits
+        settings = SETTINGS.format(limit=1, url=fake.url) + f'[usage]\npath = "{usage}"\n'
+        with running_server(tmp_path, settings=settings) as server:
+            async with connected(server, 8) as clients:
+                for number, client in enumerate(clients):
+                    await client.send(asked(f"question {number}"))
+                await until(lambda: len(fake.requests) == len(clients))
+                server.process.send_signal(signal.SIGTERM)
+                answers = [await client.answer() for client in clients]
+                assert await asyncio.to_thread(server.process.wait, 30) == 0
+            log = server.log.read_text()
+
+    assert {status for status, _, _ in answers} == {503}
+    assert all(log.count(f'"id":"{headers["x-request-id"]}"') == 1 for _, headers, _ in answers)
+    with closing(sqlite3.connect(usage)) as database:
+        assert database.execute("SELECT SUM(failed) FROM counts").fetchone() == (8,)
 
 
 async def refused(server: Server) -> None:

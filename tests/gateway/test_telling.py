@@ -47,6 +47,33 @@ async def test_who_wants_to_know_now_hears_of_all() -> None:
     assert heard == [record.id for record in records]
 
 
+async def test_at_the_end_nothing_waits() -> None:
+    """What is broken off is over in the last turns of the loop, when no timer will come."""
+    heard: list[str] = []
+    told = Telling([lambda record: heard.append(record.id)])
+    records = [Record() for _ in range(4)]
+
+    for record in records[:2]:
+        told.over(record)
+    told.end()
+    for record in records[2:]:
+        told.over(record)
+
+    assert heard == [record.id for record in records]
+
+
+async def test_whenever_a_request_ends_it_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also right when a pause ends, whatever clock that goes by: none waits for the next."""
+    monkeypatch.setattr(telling, "PAUSE", 0.001)
+    heard: list[str] = []
+    told = Telling([lambda record: heard.append(record.id)])
+    for _ in range(300):
+        told.over(record := Record())
+        async with asyncio.timeout(5):
+            while record.id not in heard:
+                await asyncio.sleep(0.0005)
+
+
 async def test_a_fault_of_one_keeps_nothing_from_the_others(caplog: pytest.LogCaptureFixture) -> None:
     """It is logged with the request's id, and all others hear of all requests."""
     heard: list[str] = []
