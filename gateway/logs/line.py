@@ -15,8 +15,11 @@ SMALLEST_ERROR = 400
 
 
 class Fields(Struct, kw_only=True, omit_defaults=True):
-    """What machines read of a request; what is not known is left out."""
+    """What machines read of a request; what is not known is left out. The first three are the log's to say."""
 
+    time: str = ""
+    level: str = ""
+    event: str = ""
     id: str
     request: str
     status: int

@@ -144,9 +144,10 @@ class _Clock:
 
 
 def _json(_: WrappedLogger, __: str, event: EventDict) -> bytes:
-    more = event.pop(FIELDS, None)
-    line = _encode({"time": event.pop("time"), "level": event.pop("level"), "event": event.pop("event"), **event})
-    return line + b"\n" if more is None else b"%b,%b\n" % (line[:-1], _encode(more)[1:])
+    if (fields := event.get(FIELDS)) is not None:
+        fields.time, fields.level, fields.event = event["time"], event["level"], event["event"]
+        return _encode(fields) + b"\n"
+    return _encode({**{name: event.pop(name) for name in ("time", "level", "event")}, **event}) + b"\n"
 
 
 class _Plain:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -71,14 +72,22 @@ def test_what_is_fetched_counts_as_what_is_sent(tmp_path: Path, site: str) -> No
         until(server, site, 200)
 
 
-ARENA = 64 * 2**20  # bytes between the places where glibc begins an arena
+ARENA = 64 * 2**20  # bytes that glibc sets aside for an arena, and between the places where one may begin
 
 
 def arenas(server: Server) -> int:
-    """How many of them the server has beside the first one."""
+    """How many of them the server has beside the first one: what is in use of each, and behind it what is not yet."""
     lines = [line.split() for line in Path(f"/proc/{server.process.pid}/maps").read_text().splitlines()]
-    nameless = [words[0] for words in lines if len(words) == 5]  # of no file
-    return sum(int(span.partition("-")[0], 16) % ARENA == 0 for span in nameless)
+    spans = [(_span(words[0]), words[1]) for words in lines if len(words) == 5]  # of no file
+    return sum(
+        start % ARENA == 0 and ((middle, start + ARENA), "---p") == behind
+        for ((start, middle), _), behind in pairwise(spans)
+    )
+
+
+def _span(written: str) -> tuple[int, int]:
+    start, _, end = written.partition("-")
+    return int(start, 16), int(end, 16)
 
 
 def test_threads_share_the_memory_of_all(server: Server) -> None:
