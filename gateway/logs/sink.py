@@ -30,6 +30,7 @@ class Sink:
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLOUT)
         self._may_block = not stat.S_ISREG(os.fstat(descriptor).st_mode)
+        self._most = ATOMIC if self._may_block else MOST_WAITING
         self._waiting = bytearray()
         self._lock = threading.Lock()
         self._untold = 0
@@ -87,7 +88,7 @@ class Sink:
     def _write(self, patience: float) -> None:
         with suppress(OSError):  # nobody reads any more, and nobody can be told
             while self._waiting and (not self._may_block or self._poll.poll(patience * 1000)):
-                written = os.write(self._descriptor, self._waiting[:ATOMIC])
+                written = os.write(self._descriptor, self._waiting[: self._most])
                 del self._waiting[:written]
             if self._untold and not self._waiting:
                 self._waiting += self._notice(self._untold)
