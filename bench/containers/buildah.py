@@ -55,6 +55,14 @@ class Buildah:
         self._told("config", "--cmd=/bin/sh", f"--env={SEARCHED}", number)
         self._told("commit", "--quiet", "--rm", number, image)
 
+    def runs(self, image: str) -> bool:
+        """See `Tool`."""
+        number = self._told("from", "--pull-never", image)
+        try:
+            return self._asked("run", *ISOLATED, number, "true").returncode == 0
+        finally:
+            self._told("rm", number)
+
     def build(self, target: str, image: str, sources: Path, arguments: Mapping[str, str], pip: Pip) -> None:
         """See `Tool`."""
         own = ["--layers", "--format=docker", *ISOLATED, *(f"--volume={folder}:{folder}:ro" for folder in pip.folders)]

@@ -53,6 +53,9 @@ class Tool(Protocol):
     def take(self, tree: Path, image: str) -> None:
         """Makes an image of a folder."""
 
+    def runs(self, image: str) -> bool:
+        """Whether a program of the image can be run here: some tools are there and cannot."""
+
     def build(self, target: str, image: str, sources: Path, arguments: Mapping[str, str], pip: Pip) -> None:
         """Builds a target of the Dockerfile."""
 
@@ -64,23 +67,16 @@ class Tool(Protocol):
         """Runs an image: as its own user, on a read-only root with a writable /tmp, without capabilities."""
 
 
-def chosen(environ: Mapping[str, str]) -> Tool:
-    """The tool that was asked for, or the first that works.
-
-    Raises:
-        SystemExit: there is none.
-    """
+def present(environ: Mapping[str, str]) -> Iterator[Tool]:
+    """The tool that was asked for, or all that answer."""
     from bench.containers.buildah import Buildah  # noqa: PLC0415 - it needs what is defined here
 
     tools: list[Tool] = [Engine("docker"), Engine("podman"), Buildah()]
     wanted = environ.get("CONTAINER_TOOL")
-    for tool in tools:
-        if tool.name == wanted if wanted else _works(tool.name):
-            return tool
-    raise SystemExit("Neither docker nor podman nor buildah works here. As root on Debian: apt-get install buildah")
+    yield from (tool for tool in tools if (tool.name == wanted if wanted else _answers(tool.name)))
 
 
-def _works(program: str) -> bool:
+def _answers(program: str) -> bool:
     if shutil.which(program) is None:
         return False
     return subprocess.run([program, "info"], capture_output=True, check=False).returncode == 0
@@ -120,6 +116,10 @@ class Engine:
                 check=True,
                 capture_output=True,
             )
+
+    def runs(self, image: str) -> bool:
+        """See `Tool`."""
+        return self._asked("run", "--rm", "--network=none", image, "true").returncode == 0
 
     def build(self, target: str, image: str, sources: Path, arguments: Mapping[str, str], pip: Pip) -> None:
         """See `Tool`. docker lets a build see no folder of this machine; podman does, for an index that is one."""
