@@ -119,7 +119,7 @@ class Engine:
 
     def runs(self, image: str) -> bool:
         """See `Tool`."""
-        return self._asked("run", "--rm", "--network=none", image, "true").returncode == 0
+        return self._asked("run", "--rm", "--network=none", *LIMITS, image, "true").returncode == 0
 
     def build(self, target: str, image: str, sources: Path, arguments: Mapping[str, str], pip: Pip) -> None:
         """See `Tool`. docker lets a build see no folder of this machine; podman does, for an index that is one."""
