@@ -137,8 +137,9 @@ async def test_a_client_that_leaves_just_as_the_work_is_done_does_not_end_what_f
         await asyncio.sleep(0)
     done.set()
     line.leave()
-
     await request
+
+    assert not request.cancelling()
 
 
 async def test_a_fault_is_told_though_the_client_has_left() -> None:

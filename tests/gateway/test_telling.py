@@ -73,6 +73,8 @@ async def test_whenever_a_request_ends_it_is_told_of(monkeypatch: pytest.MonkeyP
             while record.id not in heard:
                 await asyncio.sleep(0.0005)
 
+    assert len(heard) == 300
+
 
 async def test_a_fault_of_one_keeps_nothing_from_the_others(caplog: pytest.LogCaptureFixture) -> None:
     """It is logged with the request's id, and all others hear of all requests."""
