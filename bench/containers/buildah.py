@@ -3,12 +3,14 @@ kernel's own means, namespaces and a read-only mount, by util-linux's programs. 
 """
 
 import json
+import os
 import shlex
+import signal
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +90,9 @@ class Buildah:
             try:
                 yield _Process(process, log, str(settings["User"]), dict(_environment(settings, how)))
             finally:
-                process.kill()
+                # Its child as well, which has forgotten whose child it is when it became another user.
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
 
     @contextmanager
