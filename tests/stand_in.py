@@ -20,6 +20,7 @@ How it answers is said by the text of the request's last part, so that one proce
     connection        a number that is the same for all requests on one connection
     refuse            400 with a parameter and a code
     overloaded        429 with Retry-After
+    ending            503 with the code that ours have when they end
     unavailable       503 with Retry-After, as of a vLLM whose queue is full
     full midway       the same in the middle of a stream, with an error event
     broken            500
@@ -58,6 +59,7 @@ COMMANDS = ("/sleep", "/wake_up", "/reset_prefix_cache", "/reset_mm_cache", "/re
 REFUSALS: dict[str, tuple[int, wire.ErrorBody, dict[str, str]]] = {
     "refuse": (400, wire.ErrorBody(message="Not so.", param="n", code="unsupported_parameter"), {}),
     "overloaded": (429, wire.ErrorBody(message="Full.", code="rate_limit_exceeded"), {"retry-after": "7"}),
+    "ending": (503, wire.ErrorBody(message="secret /path of mine", code="engine_unavailable"), {}),
     "unavailable": (503, wire.ErrorBody(message="secret /path/of/mine"), {"retry-after": "9"}),
     "dead": (500, wire.ErrorBody(message="EngineCore encountered an issue.", type="InternalServerError"), {}),
     "broken": (500, wire.ErrorBody(message="secret /path/of/mine", type="server_error"), {}),

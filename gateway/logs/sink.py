@@ -60,6 +60,7 @@ class Sink:
         with self._lock:
             while self._waiting and (left := ends - time.monotonic()) > 0:
                 self._write(left)
+        self._pass_on()  # what was said meanwhile
 
     def _go_on(self) -> None:
         self._pause_ends = 0.0  # the loop's clock and ours do not agree to the millisecond

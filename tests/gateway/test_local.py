@@ -198,6 +198,7 @@ async def test_an_overloaded_engine_says_when_to_come_back(
         ("die", EngineUnavailable),
         ("full midway", Overloaded),
         ("unavailable", Overloaded),
+        ("ending", EngineUnavailable),
         ("huge", EngineFault),
     ],
 )

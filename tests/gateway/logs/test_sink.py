@@ -101,6 +101,24 @@ def test_a_pipe_that_nobody_reads_holds_nobody_up(pipe: tuple[int, int]) -> None
     assert {len(line) for line in said.replace(notice(lost), b"").split(b"\n")} <= {0, len(LINE) - 1}
 
 
+def test_who_speaks_while_a_line_is_written_waits_for_nobody(pipe: tuple[int, int]) -> None:
+    """In the same thread: the collector may run there, and end an object that has something to say."""
+
+    def talkative(lost: int) -> bytes:
+        sink.put(b"inner\n")
+        return notice(lost)
+
+    sink = Sink(pipe[1], talkative)
+    for _ in range(2 * MOST_WAITING // len(LINE)):
+        sink.put(LINE)
+    said = b""
+    for _ in range(2 * MOST_WAITING // ATOMIC):
+        said += drained(pipe[0])
+        sink.put(b"outer\n")
+
+    assert said.count(notice(sink.dropped)) == said.count(b"inner\n") == 1
+
+
 def test_a_reader_that_has_gone_is_no_fault(pipe: tuple[int, int]) -> None:
     """The gateway goes on without a log."""
     reading, writing = os.pipe()

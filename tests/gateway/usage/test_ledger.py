@@ -252,6 +252,17 @@ async def test_writing_ends_though_requests_do_not(tmp_path: Path) -> None:
         assert total(await real.read(ALL)).requests == 2
 
 
+async def test_who_ends_during_the_last_write_is_written_too(tmp_path: Path) -> None:
+    """A gateway that ends breaks requests off, and these are over a moment later than the last of the others."""
+    async with troubled(tmp_path) as real:
+        store = Busy(real)
+        async with Ledger(store, {}) as ledger:
+            ledger.count(record())
+            store.meanwhile = lambda: ledger.count(record()) if store.batches == 1 else None
+
+        assert total(await real.read(ALL)).requests == 2
+
+
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Written every few milliseconds."""
