@@ -42,8 +42,6 @@ NOT_SERVED = {
     "images": "Altgate describes pictures and makes none.",
     "audio": "Altgate neither hears nor speaks.",
 }
-
-
 GARBAGE = 3_000  # objects that come to be before a search for cycles: after Python's 700 it took a tenth of the time
 
 
