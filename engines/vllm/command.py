@@ -77,6 +77,10 @@ def command(served: Served) -> list[str]:
         # One back end, named: "auto" keeps to the one that its first schema got, whatever the later ones need. And no
         # free white space, with which a small model can fill an answer to its end.
         f"--structured-outputs-config={json.dumps({'backend': 'xgrammar', 'disable_any_whitespace': True})}",
+        # Of a picture that it has prepared before, vLLM's front sends its core only the name, although the core may not
+        # have it yet, or never get it: such a request fails. Without that cache a picture is prepared for each request,
+        # and still encoded once.
+        "--mm-processor-cache-gb=0",
         "--enable-prompt-tokens-details",
         "--disable-uvicorn-access-log",
         "--disable-fastapi-docs",

@@ -3,6 +3,7 @@
 There is one place for loaded engines, so at most one vLLM runs at a time. Tests of one model stand together.
 """
 
+import asyncio
 import base64
 import http.client
 import io
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import aiohttp
 import pytest
 import torch
 from openai import OpenAI
@@ -225,6 +227,22 @@ def test_text_that_spells_a_picture_is_text(client: OpenAI, server: Server) -> N
         assert answer.choices[0].message.content
 
     assert server.engine_pids() == [pid]
+
+
+async def test_many_questions_about_a_new_picture_are_all_answered(server: Server) -> None:
+    """Asked in the same moment, streamed and not, about pictures that the engine has not seen: none fails because of
+    another.
+    """
+
+    async def answered(http: aiohttp.ClientSession, number: int, question: int) -> bool:
+        asked = messages([Turn("user", (picture(number), "And this? " * question))])
+        body = {"model": "tiny-gemma", "messages": asked, "max_tokens": 4, "stream": question % 2 == 0}
+        async with http.post(f"{server.base_url}/chat/completions", json=body) as response:
+            return response.ok and '"error"' not in await response.text()
+
+    async with aiohttp.ClientSession() as http:
+        for number in range(100, 140):
+            assert all(await asyncio.gather(*(answered(http, number, question) for question in range(8))))
 
 
 def test_the_engine_fetches_nothing(client: OpenAI, server: Server) -> None:
