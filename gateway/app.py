@@ -42,6 +42,7 @@ NOT_SERVED = {
     "images": "Altgate describes pictures and makes none.",
     "audio": "Altgate neither hears nor speaks.",
 }
+RECALLED = 4  # how many times the memory for answers is that for requests to be known again, which comes on top
 GARBAGE = 3_000  # objects that come to be before a search for cycles: after Python's 700 it took a tenth of the time
 
 
@@ -71,6 +72,7 @@ def create_app(config: Config, parts: Parts, key_file: KeySource) -> ASGIApp:
                 heartbeat=config.server.heartbeat,
                 longest_wait=config.engines.start_timeout,
                 max_body=config.server.max_body,
+                max_recalled=config.cache.max_bytes // RECALLED,
             ),
             *models.routes(captioner),
             *admin.routes(captioner),

@@ -23,7 +23,7 @@ from gateway.directives import NO_DIRECTIVES, Directives
 from gateway.engine import Engine
 from gateway.errors import InvalidRequest, NotCached
 from gateway.flight import Flight, Flights, Made
-from gateway.images.ingest import Encoded, Ingest
+from gateway.images.ingest import Encoded, Ingest, is_remote
 from gateway.images.places import for_team
 from gateway.images.shelf import Lease
 from gateway.leases import Leases
@@ -41,9 +41,9 @@ class Job(Struct, kw_only=True):
 
     `asked` is what the engine will be asked, its pictures not yet decoded; `key` is None for an answer not kept;
     `is_shared` says that an answer made for others will do; `unwrap` names the property whose words are the answer,
-    where a preset was chosen but no object asked for; `wait` is how many seconds a load of the engine may take, None
-    for what is configured and where nothing is loaded. `record` is told what comes of it; how the cache was used is
-    settled in it when the answer has begun.
+    where a preset was chosen but no object asked for; `is_whole` says that nothing had to be fetched for it; `wait` is
+    how many seconds a load of the engine may take, None for what is configured and where nothing is loaded. `record` is
+    told what comes of it; how the cache was used is settled in it when the answer has begun.
     """
 
     record: Record
@@ -53,6 +53,7 @@ class Job(Struct, kw_only=True):
     head: completion.Head
     unwrap: str | None
     key: str | None
+    is_whole: bool
     is_shared: bool
     found: Stored | None
     wait: float | None
@@ -61,6 +62,11 @@ class Job(Struct, kw_only=True):
     def age(self) -> int | None:
         """How many seconds old the answer is that was found."""
         return None if self.found is None else int(self.found.age(time.time()))
+
+    def again(self, record: Record, found: Stored) -> "Job":
+        """The same request made once more, and its answer."""
+        head = replace(self.head, id=_answer_id(), created=int(time.time()))
+        return replace(self, record=record, head=head, found=found)
 
 
 class Captioner:
@@ -86,7 +92,7 @@ class Captioner:
         self._ingest = ingest
         self._leases = leases
         self._flights = Flights()
-        cache.on_outdated = lambda selection: self._flights.close(selection.holds)
+        cache.on_outdated.append(lambda selection: self._flights.close(selection.holds))
         self._cold_start_wait = cold_start_wait
         self.share_across_teams = share_across_teams
 
@@ -136,6 +142,7 @@ class Captioner:
             head=_head(request, route.model, preset, self._ingest.pipeline),
             unwrap=preset.field if preset and request.response_format is None else None,
             key=name,
+            is_whole=not any(is_remote(part.image_url.url) for _, part in wire.pictures_of(request)),
             is_shared=is_shared,
             found=found,
             wait=directives.wait if route.model.engine != "remote" else None,
@@ -353,12 +360,16 @@ def _head(request: ChatRequest, model: Model, preset: Preset | None, pipeline: s
     wanted = request.stream_options is not None and bool(request.stream_options.include_usage)
     prompt = preset.digest[:8] if preset else "none"
     return completion.Head(
-        id=f"chatcmpl-{ids.fresh()}",
+        id=_answer_id(),
         created=int(time.time()),
         model=request.model,
         system_fingerprint=f"{model.revision}-{prompt}-{pipeline}",
         include_usage=wanted,
     )
+
+
+def _answer_id() -> str:
+    return f"chatcmpl-{ids.fresh()}"
 
 
 async def _all(steps: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

@@ -61,6 +61,11 @@ class Record(Struct, kw_only=True):
     _since: float = 0.0
     _entered: float = 0.0
 
+    def resemble(self, other: "Record") -> None:
+        """The same is asked as in the other request."""
+        self.model, self.preset, self.streamed = other.model, other.preset, other.streamed
+        self.digests, self.picture_bytes, self.notes = other.digests, other.picture_bytes, other.notes
+
     def enter(self, stage: Stage | None) -> None:
         """The request is in that stage from now on, and no longer in the one before."""
         now = time.perf_counter()

@@ -26,8 +26,8 @@ class Cache:
     """Never fails a request: what cannot be read is a miss.
 
     What lies in Redis and has been in this process for `TRUSTED` seconds is looked for there again: another gateway's
-    administrator may have removed it. While Redis is away, the process's own stands. `on_outdated` is called with what
-    is removed, for whoever has answers in the making.
+    administrator may have removed it. While Redis is away, the process's own stands. Those in `on_outdated` are called
+    with what is removed: whoever has answers in the making, or knows of them.
     """
 
     def __init__(self, memory: MemoryStore, shared: SharedStore | None = None, *, ttl: float) -> None:
@@ -36,7 +36,7 @@ class Cache:
         self._ttl = ttl
         self._looks: dict[str, asyncio.Task[Stored | Unanswered | None]] = {}
         self._removals = Removals()
-        self.on_outdated: Callable[[Selection], None] = lambda _: None
+        self.on_outdated: list[Callable[[Selection], None]] = []
         self.tally = Tally()
 
     @property
@@ -116,7 +116,8 @@ class Cache:
     def outdate(self, selection: Selection) -> None:
         """From now on no answer that is meant is kept here, shared or found whose making began before."""
         self._removals.note(selection)
-        self.on_outdated(selection)
+        for tell in self.on_outdated:
+            tell(selection)
 
     async def report(self) -> wire.CacheReport:
         """What it has been good for, and what it holds."""

@@ -53,6 +53,11 @@ class Encoded:
     header: Header
 
 
+def is_remote(url: str) -> bool:
+    """Whether a picture has to be fetched, rather than being in its URL itself."""
+    return _REMOTE.match(url) is not None
+
+
 class Source(Protocol):
     """Where remote pictures come from: the `Fetcher`, or a test's."""
 
@@ -114,7 +119,7 @@ class Ingest:
         """
         data, digest = await self._read(url, param)
         self._pauses.note(len(data))
-        if hold is not None and _REMOTE.match(url):
+        if hold is not None and is_remote(url):
             try:
                 hold(len(data))
             except Overloaded:
@@ -211,7 +216,7 @@ class Ingest:
 
     async def _read(self, url: str, param: str) -> tuple[bytes, str]:
         """The picture's bytes, and their digest."""
-        if _REMOTE.match(url):
+        if is_remote(url):
             data = await self._fetcher.fetch(url, param=param)
             return data, await aside(len(data), partial(_digest, data))
         return await aside(len(url), partial(self._decoded_base64, url, param))
@@ -223,7 +228,7 @@ class Ingest:
     def _not_read(self, data: bytes, url: str, param: str) -> Exception:
         found = recognise(data) or "no picture, or in a format that is not known"
         kind, label = sniff(data), data_url.label(url)
-        if _REMOTE.match(url):
+        if is_remote(url):
             sentence = f"The URL at '{param}' returned {found}"
         elif label is not None and (kind is None or label != NAMES[kind].upper()):
             sentence = f"The label at '{param}' says {label}, but the bytes are {found}"

@@ -4,7 +4,7 @@ The handler speaks ASGI itself: a framework's request and response took longer t
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 from litestar import asgi
@@ -14,20 +14,26 @@ from litestar.types import Receive, Scope, Send
 
 from gateway import directives, streaming, wire
 from gateway.captioning import Captioner, Job
-from gateway.errors import BodyTooLarge, GatewayError, InvalidRequest, Overloaded
-from gateway.middleware import allowance_of, hold_of, record_of
+from gateway.errors import GatewayError, Overloaded
+from gateway.middleware import allowance_of, record_of
+from gateway.recall import Recall
 from gateway.record import Record
+from gateway.routes.asking import Asking, received
 from gateway.routes.presence import ClientLeft, Presence
 from gateway.routes.reply import Reply
 
 PATHS = ["/v1/chat/completions", "/chat/completions"]
 MAX_IGNORED = 20
 
-Headers = Iterable[tuple[bytes, bytes]]
 
+def route(
+    captioner: Captioner, *, heartbeat: float, longest_wait: float, max_body: int, max_recalled: int = 0
+) -> ASGIRouteHandler:
+    """The handler. Times are in seconds; `longest_wait` bounds what a client may ask for, `max_body` is in bytes.
 
-def route(captioner: Captioner, *, heartbeat: float, longest_wait: float, max_body: int) -> ASGIRouteHandler:
-    """The handler. Times are in seconds; `longest_wait` bounds what a client may ask for, `max_body` is in bytes."""
+    `max_recalled` is how many bytes may be kept of requests that were answered from the cache, to know them again.
+    """
+    asking = Asking(captioner, Recall(captioner.cache, max_bytes=max_recalled), longest_wait=longest_wait)
 
     @asgi(PATHS, copy_scope=False)
     async def create(scope: Scope, receive: Receive, send: Send) -> None:
@@ -43,25 +49,18 @@ def route(captioner: Captioner, *, heartbeat: float, longest_wait: float, max_bo
 
     async def answered(scope: Scope, receive: Receive, send: Send) -> None:
         record_of(scope).enter("receive")
-        asked, ignored = decoded(await received(scope, receive, max_body), record_of(scope))
-        is_streamed = bool(asked.stream)
-        reply = Reply(send, streamed=is_streamed)
+        blocks = await received(scope, receive, max_body)
+        reply = Reply(send)
         try:
             async with Presence(scope):
-                job = await prepared(scope, asked)
-                del asked  # which has the pictures as they were written; the engine may take its time
-                reply.headers = partial(_headers, job, ignored)
-                rest = await (streamed(job, reply) if is_streamed else whole(job))
+                job, ignored = await asking.prepared(scope, blocks)
+                reply.streamed, reply.headers = job.record.streamed, partial(_headers, job, ignored)
+                rest = await (streamed(job, reply) if reply.streamed else whole(job))
         except ClientLeft:
             if reply.begun:
                 return  # nobody is there to be told
             raise
         await reply.end(rest)
-
-    async def prepared(scope: Scope, asked: wire.ChatRequest) -> Job:
-        record, hold, wishes = record_of(scope), hold_of(scope), _wishes(scope["headers"], longest_wait)
-        await allowance_of(scope).take_pictures(len(wire.pictures_of(asked)))
-        return await captioner.prepare(asked, record.caller, wishes, hold=hold, record=record)
 
     async def whole(job: Job) -> bytes:
         return wire.encode(await captioner.answer(job))
@@ -74,54 +73,6 @@ def route(captioner: Captioner, *, heartbeat: float, longest_wait: float, max_bo
     return create
 
 
-async def received(scope: Scope, receive: Receive, most: int) -> bytes:
-    """The body, once all of it is here.
-
-    Raises:
-        BodyTooLarge: it has more than `most` bytes.
-        RequestTimeout: it took too long.
-        ClientLeft: the client broke off.
-    """
-    blocks, size, is_whole = list[bytes](), 0, False
-    _ensure_small(_announced(scope["headers"]), most)
-    while not is_whole:
-        message = await receive()
-        if message["type"] != "http.request":
-            raise ClientLeft("The client broke off.")
-        blocks.append(message["body"])
-        size += len(message["body"])
-        _ensure_small(size, most)
-        is_whole = not message["more_body"]
-    return b"".join(blocks)
-
-
-def _ensure_small(size: int, most: int) -> None:
-    if size > most:
-        raise BodyTooLarge(f"The body is larger than {most / 2**20:.0f} MiB, the limit set by 'server.max_body'.")
-
-
-def _announced(headers: Headers) -> int:
-    """The body's size, where the client says it beforehand."""
-    lengths = (value for name, value in headers if name == b"content-length")
-    return int(next(lengths, b"0"))
-
-
-def decoded(body: bytes, record: Record) -> tuple[wire.ChatRequest, list[str]]:
-    """The request in closed types, and its fields that are ignored.
-
-    Raises:
-        InvalidRequest: it cannot be read; `param` names the field.
-    """
-    record.enter("parse")
-    try:
-        asked, ignored = wire.read_request(body)
-    except wire.Fault as fault:
-        raise InvalidRequest.from_fault(fault) from None
-    record.streamed = bool(asked.stream)
-    record.enter(None)
-    return asked, ignored
-
-
 def _ensure_post(scope: Scope) -> None:
     if scope.get("method") != "POST":
         raise MethodNotAllowedException(headers={"Allow": "POST"})
@@ -129,14 +80,6 @@ def _ensure_post(scope: Scope) -> None:
 
 def _note(record: Record, error: GatewayError) -> None:
     record.error = error.code
-
-
-def _wishes(headers: Headers, longest_wait: float) -> directives.Directives:
-    asked = {wanted: [value for name, value in headers if name == wanted] for wanted in (b"cache-control", b"prefer")}
-    if not any(asked.values()):
-        return directives.NO_DIRECTIVES
-    cache_control, prefer = (b",".join(values).decode("latin-1") for values in asked.values())
-    return directives.read(cache_control=cache_control, prefer=prefer, longest_wait=longest_wait)
 
 
 def _headers(job: Job, unknown: Sequence[str]) -> dict[str, str]:

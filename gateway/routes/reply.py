@@ -8,11 +8,14 @@ STREAM = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "
 
 
 class Reply:
-    """Sends an answer whole, or in pieces until its end. `headers` says what is known of it when it begins."""
+    """Sends an answer whole, or `streamed`, in pieces until its end.
 
-    def __init__(self, send: Send, *, streamed: bool) -> None:
+    `headers` says what is known of it when it begins.
+    """
+
+    def __init__(self, send: Send) -> None:
         self._send = send
-        self._streamed = streamed
+        self.streamed = False
         self.headers: Callable[[], Mapping[str, str]] = dict
         self.begun = False
 
@@ -30,6 +33,6 @@ class Reply:
 
     async def _begin(self, data: bytes) -> None:
         self.begun = True
-        kind = STREAM if self._streamed else {"content-type": "application/json", "content-length": str(len(data))}
+        kind = STREAM if self.streamed else {"content-type": "application/json", "content-length": str(len(data))}
         encoded = [(name.encode(), value.encode("latin-1")) for name, value in (kind | {**self.headers()}).items()]
         await self._send({"type": "http.response.start", "status": 200, "headers": encoded})

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -39,6 +40,25 @@ def test_the_same_request_is_answered_from_the_cache(server: Server) -> None:
     assert first.json()["choices"] == second.json()["choices"]
     assert first.json()["usage"] == second.json()["usage"]
     assert first.json()["id"] != second.json()["id"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_who_sends_the_same_bytes_again_and_again_is_told_the_same(server: Server, stream: bool) -> None:
+    """From the third time on the request is known by its bytes and not read: all that an answer says stays, but for
+    what is its own; and the same bytes with other wishes are read again.
+    """
+    asked: dict[str, Any] = {"seed": 7 + stream, "stream": stream, "top_k": 5}
+    answers = [about(server, data_url(pictures.png(SCENES[151])), **asked) for _ in range(4)]
+
+    assert [cached(answer) for answer in answers] == ["miss", "hit", "hit", "hit"]
+    assert ["parse" in answer.headers["server-timing"] for answer in answers] == [True, True, False, False]
+    assert len({answer.headers["x-request-id"] for answer in answers}) == 4
+    for name in ("x-altgate-image", "x-altgate-ignored", "content-type"):
+        assert {answer.headers[name] for answer in answers[1:]} == {answers[0].headers[name]}
+    plain = [re.sub(rb'"(id|created)":("[^"]*"|[0-9]+)', b"", answer.body) for answer in answers]
+    assert plain[1] == plain[2] == plain[3] != answers[1].body
+    anew = about(server, data_url(pictures.png(SCENES[151])), headers={"cache-control": "no-store"}, **asked)
+    assert cached(anew) == "bypass"
 
 
 def test_another_picture_with_the_same_words_is_never_a_hit(server: Server) -> None:
@@ -176,15 +196,18 @@ def test_an_answer_that_was_cut_off_is_not_kept(server: Server) -> None:
     assert [cached(about(server, data_url(ONE), max_tokens=2)) for _ in range(2)] == ["miss", "miss"]
 
 
+shown = [ONE]  # what the site serves, the last of these
+
+
 @pytest.fixture
 def site() -> Iterator[str]:
-    """A site on loopback that serves one picture."""
+    """A site on loopback that serves one picture at a time."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
             self.end_headers()
-            self.wfile.write(ONE)
+            self.wfile.write(shown[-1])
 
         def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 - the base class's name
             """Says nothing."""
@@ -206,11 +229,13 @@ def test_redis_and_urls(tmp_path: Path, site: str) -> None:
         )
         with running_server(tmp_path, settings=settings) as first:
             assert "Redis" in first.banner
-            by_url = about(first, site)
-            assert cached(by_url) == "miss"
+            by_url, *again = (about(first, site) for _ in range(3))
+            assert [cached(by_url), *map(cached, again)] == ["miss", "hit", "hit"]
             assert by_url.json()["choices"][0]["message"]["content"] == scenes.caption(SCENES[100])
         with running_server(tmp_path, settings=settings) as second:
             assert cached(about(second, data_url(ONE))) == "hit"
+            shown.append(OTHER)
+            assert cached(about(second, site)) == "miss"  # the same request, but it is another picture now
             redis.kill()
             assert cached(about(second, data_url(ONE))) == "hit"  # from its own memory
-            assert cached(about(second, data_url(OTHER))) == "miss"
+            assert cached(about(second, data_url(pictures.png(SCENES[102])))) == "miss"
