@@ -64,6 +64,17 @@ class Counts:
         found[bisect_left(metric.buckets, seconds)] += 1
         found[-1] += seconds
 
+    def observe_each(self, metric: Metric, times: Iterable[tuple[str, float]]) -> None:
+        """Counts times, each with the value of the metric's only label, and in seconds."""
+        values, buckets = self._values[metric.name], metric.buckets
+        for label, seconds in times:
+            labels = (label,)
+            found = values.get(labels)
+            if found is None:
+                found = _room(values, labels, len(buckets) + 2)
+            found[bisect_left(buckets, seconds)] += 1
+            found[-1] += seconds
+
     def samples(self) -> list[Sample]:
         """All numbers as they are now."""
         return [

@@ -57,8 +57,7 @@ class Counting:
 
     def _count_work(self, record: Record, model: str) -> None:
         counts = self._counts
-        for stage, seconds in record.stages.items():
-            counts.observe(declared.STAGE_SECONDS, (stage,), seconds)
+        counts.observe_each(declared.STAGE_SECONDS, record.stages.items())
         counts.observe(declared.STAGE_SECONDS, ("total",), record.seconds)
         counts.observe(declared.MODEL_SECONDS, (model,), record.seconds)
         if (worked := record.stages.get("engine")) is not None:

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from gateway.record import Record
 from gateway.usage.settings import Price
+from gateway.wire import Usage
 
 Dimension = Literal["day", "key", "team", "model"]
 
@@ -49,6 +50,32 @@ class Counts(Struct):
     saved_milliseconds: int = 0
     cost: int = 0
     saved_cost: int = 0
+
+    def count(self, record: Record, price: Price) -> None:
+        """Adds what one request counts for."""
+        if record.error is not None or not HTTPStatus.OK <= record.status < HTTPStatus.MULTIPLE_CHOICES:
+            self.failed += 1
+            return
+        self.requests += 1
+        self.pictures += len(record.digests)
+        self.hits += record.cache == "hit"
+        self.joins += record.cache == "join"
+        self.unmetered += record.usage is None or not record.usage.total_tokens
+        if record.usage is not None:
+            self._count_tokens(record, record.usage, price)
+
+    def _count_tokens(self, record: Record, usage: Usage, price: Price) -> None:
+        prompt, completion, details = usage.prompt_tokens, usage.completion_tokens, usage.prompt_tokens_details
+        worth = price.of(pictures=len(record.digests), prompt_tokens=prompt, completion_tokens=completion)
+        self.prompt_tokens += prompt
+        self.completion_tokens += completion
+        self.picture_tokens += details.image_tokens if details is not None else 0
+        if record.saved is None:
+            self.cost += worth
+        else:
+            self.saved_cost += worth
+            self.saved_tokens += usage.total_tokens
+            self.saved_milliseconds += round(record.saved * 1000)
 
     def add(self, more: "Counts") -> None:
         """Adds them up, in place."""
@@ -90,29 +117,3 @@ class Query(Struct, frozen=True, kw_only=True):
     def group(self, account: Account) -> Account:
         """The account with whatever it is not told apart by left out."""
         return Account(*(part if name in self.by else "" for name, part in zip(Account._fields, account, strict=True)))
-
-
-def counted(record: Record, price: Price) -> Counts:
-    """What one request counts for."""
-    if record.error is not None or not HTTPStatus.OK <= record.status < HTTPStatus.MULTIPLE_CHOICES:
-        return Counts(failed=1)
-    usage, pictures = record.usage, len(record.digests)
-    counts = Counts(
-        requests=1,
-        unmetered=int(usage is None or not usage.total_tokens),
-        pictures=pictures,
-        hits=int(record.cache == "hit"),
-        joins=int(record.cache == "join"),
-    )
-    if usage is None:
-        return counts
-    details = usage.prompt_tokens_details
-    counts.prompt_tokens, counts.completion_tokens = usage.prompt_tokens, usage.completion_tokens
-    counts.picture_tokens = details.image_tokens if details is not None else 0
-    worth = price.of(pictures=pictures, prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens)
-    if record.saved is None:
-        counts.cost = worth
-    else:
-        counts.saved_cost, counts.saved_tokens = worth, usage.total_tokens
-        counts.saved_milliseconds = round(record.saved * 1000)
-    return counts

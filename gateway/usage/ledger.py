@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Self
 
 from gateway.record import Record, Teller
-from gateway.usage.counts import NOBODY, Account, Batch, Counts, Query, counted
+from gateway.usage.counts import NOBODY, Account, Batch, Counts, Query
 from gateway.usage.settings import Price
 from gateway.usage.store import Store, Unkept
 from gateway.wire import KeptIn
@@ -97,13 +97,11 @@ class Ledger:
         """Counts a request that is over, today."""
         caller, model = record.caller, record.model or NOBODY
         account = Account(self.today, caller.key_id or NOBODY, caller.team or NOBODY, model)
-        more = counted(record, self._prices.get(model, _FREE))
-        if (counts := self._counts.get(account)) is not None:
-            counts.add(more)
-        elif len(self._counts) < MOST_ACCOUNTS:
-            self._counts[account] = more
-        else:
-            self._counts.setdefault(Account(account.day, OTHERS, OTHERS, OTHERS), Counts()).add(more)
+        if (counts := self._counts.get(account)) is None:
+            if len(self._counts) >= MOST_ACCOUNTS:
+                account = Account(account.day, OTHERS, OTHERS, OTHERS)
+            counts = self._counts.setdefault(account, Counts())
+        counts.count(record, self._prices.get(model, _FREE))
 
     async def read(self, query: Query) -> Mapping[Account, Counts]:
         """The sums of each group, with all that was counted here so far; other processes' are a second old at most.

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gateway.usage.counts import Account, Counts, Query, counted
+from gateway.usage.counts import Account, Counts, Query
 from gateway.usage.settings import Price
 from gateway.values import Money, from_text
 from gateway.wire import Usage
@@ -47,12 +47,18 @@ TOKENS = {"pictures": 1, "prompt_tokens": 10, "completion_tokens": 3, "picture_t
 )
 def test_a_request_counts_for_what_its_answer_says(fields: dict[str, Any], counts: dict[str, int]) -> None:
     """Answered ones with pictures, tokens and money, in what was spent or what was saved; others as failed alone."""
-    assert counted(record(**fields), PRICE) == Counts(**counts)
+    total = Counts()
+    total.count(record(**fields), PRICE)
+
+    assert total == Counts(**counts)
 
 
 def test_what_has_no_price_costs_nothing() -> None:
     """Prices need not be configured."""
-    assert counted(record(), Price()).cost == 0
+    total = Counts()
+    total.count(record(), Price())
+
+    assert total.cost == 0
 
 
 @pytest.mark.parametrize(
@@ -78,7 +84,7 @@ def test_a_million_small_costs_add_up_exactly() -> None:
     price = Price(prompt_tokens=Money(100_000))  # 0.1 for a thousand
     total = Counts()
     for _ in range(1000):
-        total.add(counted(record(usage=Usage(1, 0, 1)), price))
+        total.count(record(usage=Usage(1, 0, 1)), price)
 
     assert Decimal(total.cost) / 10**9 == Decimal("0.1")
 
