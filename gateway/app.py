@@ -90,12 +90,11 @@ def create_app(config: Config, parts: Parts, key_file: KeySource) -> ASGIApp:
     open_paths = health.OPEN_PATHS | metrics.PATHS if config.server.metrics == "open" else health.OPEN_PATHS
     app = Authentication(app, keyring, open_paths=open_paths)
     routes = Routes(route.path for route in served.routes)
-    chats = routes.name(chat.PATHS[0])
     traces = opened(os.environ, routes.name)
     telling.tellers = [
         Counting(counts, routes),
         RequestLine(quiet=health.OPEN_PATHS | metrics.PATHS),
-        parts.ledger.teller(lambda path: routes.name(path) == chats),
+        parts.ledger.teller(lambda path: routes.name(path) == routes.name(chat.PATHS[0])),
         *filter(None, [traces.spans]),
     ]
     return Recording(app, telling.over, traces, keeps_prompts=config.log.prompts)

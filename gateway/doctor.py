@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 
 from msgspec import Struct
@@ -14,6 +15,7 @@ from gateway.catalogue import Model
 from gateway.config import Config
 from gateway.images import installed
 from gateway.images.pool import Pool
+from gateway.machine import LONGEST, longest_socket
 from gateway.redis import Link
 from gateway.usage import place
 
@@ -37,6 +39,7 @@ def findings(config: Config) -> Iterator[Finding]:
     yield _port(config)
     yield _cache(config)
     yield _usage(config)
+    yield _sockets(config)
     yield _sandbox(config)
     yield from _decoders(config)
     yield _transformers(wanted=any(model.engine == "blip" for model in config.models if _is_wanted(model, config)))
@@ -79,6 +82,15 @@ def _usage(config: Config) -> Finding:
         return Finding(f"usage: kept in {file}")
     remedy = "set 'usage.path' to a file that can be written, or it is lost at each restart"
     return Finding(f"usage cannot be kept in {file}", remedy, optional=config.usage.path is None)
+
+
+def _sockets(config: Config) -> Finding:
+    folder = tempfile.gettempdir()
+    longest = longest_socket(len(config.models))
+    if longest <= LONGEST:
+        return Finding(f"engines: their sockets lie in {folder}")
+    remedy = f"set TMPDIR to a folder with a shorter path, such as /tmp: {LONGEST} bytes are the most"
+    return Finding(f"the sockets of engines cannot lie in {folder}: their paths would have {longest} bytes", remedy)
 
 
 async def _answers(url: str) -> bool:

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import tempfile
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -40,11 +40,11 @@ class Machine:
         self._folder = Folder(Path(tempfile.gettempdir()), FOLDERS)
         self._fleet = Fleet(max_loaded=config.engines.max_loaded, idle_timeout=config.engines.idle_timeout)
         self.engines: Mapping[str, LocalEngine] = {
-            model.name: self._engine(model, str(self._folder.path / f"{number}.sock"))
+            model.name: self._engine(model, _socket(self._folder, number))
             for number, model in enumerate(config.models)
             if model.engine != "remote"
         }
-        _ensure_short(engine.socket for engine in self.engines.values())
+        _ensure_short(len(config.models))
 
     async def __aenter__(self) -> Self:
         self._folder.__enter__()
@@ -73,8 +73,18 @@ class Machine:
         )
 
 
-def _ensure_short(sockets: Iterable[str]) -> None:
-    longest = max((len(os.fsencode(socket)) for socket in sockets), default=0)
+def longest_socket(count: int) -> int:
+    """The bytes of the longest path of so many engines' sockets; `LONGEST` are the most."""
+    folder = Folder(Path(tempfile.gettempdir()), FOLDERS)
+    return len(os.fsencode(_socket(folder, count - 1)))
+
+
+def _socket(folder: Folder, number: int) -> str:
+    return str(folder.path / f"{number}.sock")
+
+
+def _ensure_short(count: int) -> None:
+    longest = longest_socket(count)
     if longest > LONGEST:
         raise click.ClickException(
             f"The sockets of engines cannot lie in {tempfile.gettempdir()}: their paths would have {longest} bytes, "

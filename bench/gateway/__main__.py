@@ -1,4 +1,4 @@
-"""How fast the way through the gateway is: `python -m bench.gateway`. It takes five minutes.
+"""How fast the way through the gateway is: `python -m bench.gateway`. It takes four minutes.
 
 The gateway has the first processor to itself; a null upstream (nginx, one completion for all) and the load (wrk) share
 the second. LiteLLM's proxy, installed into an environment of its own, and a pass-through of uvicorn and aiohttp that

@@ -35,6 +35,7 @@ REASONS: dict[str, FinishReason] = {
 }
 BROKEN_OFF = {"abort", "aborted", "cancelled", "error"}
 MOST_TOKENS = 10**7  # of one answer; no model reads as many
+Tokens = object  # of a count, which may be anything: it is no part of the answer
 Index = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]  # of a choice or a call
 
 T = TypeVar("T")
@@ -118,23 +119,23 @@ class _Choice(Struct, frozen=True):
 class _PromptDetails(Struct, frozen=True):
     """`multimodal_tokens` is vLLM's name for what pictures cost."""
 
-    cached_tokens: int | None = None
-    audio_tokens: int | None = None
-    image_tokens: int | None = None
-    multimodal_tokens: dict[str, int] | None = None
+    cached_tokens: Tokens = None
+    audio_tokens: Tokens = None
+    image_tokens: Tokens = None
+    multimodal_tokens: dict[str, Tokens] | None = None
 
 
 class _CompletionDetails(Struct, frozen=True):
-    reasoning_tokens: int | None = None
-    audio_tokens: int | None = None
-    accepted_prediction_tokens: int | None = None
-    rejected_prediction_tokens: int | None = None
+    reasoning_tokens: Tokens = None
+    audio_tokens: Tokens = None
+    accepted_prediction_tokens: Tokens = None
+    rejected_prediction_tokens: Tokens = None
 
 
 class _Usage(Struct, frozen=True):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    total_tokens: int | None = None
+    prompt_tokens: Tokens = None
+    completion_tokens: Tokens = None
+    total_tokens: Tokens = None
     prompt_tokens_details: _PromptDetails | None = None
     completion_tokens_details: _CompletionDetails | None = None
 
@@ -249,9 +250,9 @@ def _completion_details(heard: _CompletionDetails) -> CompletionTokensDetails:
     return CompletionTokensDetails(**counts)
 
 
-def _amount(tokens: int | None) -> int:
+def _amount(tokens: Tokens) -> int:
     """What cannot be a number of tokens is none: it would be added up, and paid for."""
-    return tokens if tokens is not None and 0 <= tokens <= MOST_TOKENS else 0
+    return int(tokens) if isinstance(tokens, int | float) and 0 <= tokens <= MOST_TOKENS else 0
 
 
 def _or(value: T | None, otherwise: Otherwise) -> T | Otherwise:

@@ -1,6 +1,7 @@
 """What whoever runs the gateway is told of its parts."""
 
 import logging
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -44,6 +45,21 @@ def test_check_says_where_usage_is_kept(tmp_path: Path, file: str, is_well: bool
     assert (found.remedy is None) is is_well
     assert is_well or "'usage.path'" in (found.remedy or "")
     assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize(("length", "is_well"), [(1, True), (100, False)])
+def test_check_says_where_sockets_cannot_lie(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length: int, is_well: bool
+) -> None:
+    """With what to set; the gateway would not start."""
+    folder = tmp_path / ("x" * length)
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+
+    found = next(finding for finding in doctor.findings(config) if "sockets" in finding.what)
+
+    assert str(folder) in found.what
+    assert (found.remedy is None) is is_well
+    assert is_well or "TMPDIR" in (found.remedy or "")
 
 
 def test_serve_names_a_decoder_that_is_missing(config: Config, caplog: pytest.LogCaptureFixture) -> None:

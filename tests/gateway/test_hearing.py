@@ -97,6 +97,9 @@ def test_calls_are_heard(content: str | None) -> None:
     assert choice.finish_reason == "tool_calls"
 
 
+NO_DETAILS = Usage(3, 2, 5, wire.PromptTokensDetails())
+
+
 @pytest.mark.parametrize(
     ("usage", "heard"),
     [
@@ -105,6 +108,8 @@ def test_calls_are_heard(content: str | None) -> None:
         ({"prompt_tokens": 3, "completion_tokens": None, "total_tokens": 3}, Usage(3, 0, 3)),
         ({"prompt_tokens": 2**64, "completion_tokens": -(2**63) - 1, "total_tokens": 10**60}, Usage(0, 0, 0)),
         ({"prompt_tokens": 10**7 + 1, "completion_tokens": -1, "total_tokens": 2**62}, Usage(0, 0, 0)),
+        ({"prompt_tokens": 1e30, "completion_tokens": 2.0, "total_tokens": "many"}, Usage(0, 2, 0)),
+        (USAGE | {"prompt_tokens_details": {"multimodal_tokens": {"image": [256]}}}, NO_DETAILS),
         ({}, Usage(0, 0, 0)),
         (None, Usage(0, 0, 0)),
         (
