@@ -104,7 +104,7 @@ def _is_proxy(text: str) -> bool:
 
 class CacheConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where answers are kept: in memory, up to `max_bytes`, and behind it in Redis when its URL is given. Requests that
-    were answered from there take a quarter as much beside it.
+    were answered from there lately take at most a quarter as much beside it.
 
     Every team has its own answers, unless they are shared.
     """

@@ -1,6 +1,8 @@
 """From the bytes of a chat completion to a request made ready: known again, or read."""
 
+import re
 from collections.abc import Iterable, Sequence
+from itertools import islice
 
 from litestar.types import Receive, Scope
 
@@ -13,9 +15,12 @@ from gateway.recall import Recall
 from gateway.record import Record
 from gateway.routes.presence import ClientLeft
 
+MAX_IGNORED = 20
+PRESENTABLE = re.compile(r"[\w.-]{1,64}", re.ASCII)  # a name that could break a header is not repeated in one
+
 Headers = Iterable[tuple[bytes, bytes]]
 Prepared = tuple[Job, Sequence[str]]
-"""A request made ready, and its fields that are ignored."""
+"""A request made ready, and its fields that are ignored, as many as are told."""
 
 
 class Asking:
@@ -29,31 +34,24 @@ class Asking:
     async def prepared(self, scope: Scope, blocks: list[bytes]) -> Prepared:
         """The request whose body came in these blocks, which are given up: they have the pictures as they were written.
 
+        Its pictures are charged before its answer is looked up.
+
         Raises:
             GatewayError: it cannot be read or used, or its key's limits have been reached.
         """
-        wishes = _wishes(scope["headers"], self._longest_wait)
-        known = await self._known(scope, blocks) if wishes is NO_DIRECTIVES else None
+        record, wishes = record_of(scope), _wishes(scope["headers"], self._longest_wait)
+        known = self._recall.find(record.caller, blocks) if wishes is NO_DIRECTIVES else None
         if known is not None:
-            return known
+            await allowance_of(scope).take_pictures(known.pictures)
+            job = await self._recall.job(known, record)
+            if job is not None:
+                blocks.clear()
+                return job, known.ignored
         body = b"".join(blocks)
         blocks.clear()
-        return await self._read(scope, body, wishes)
-
-    async def _known(self, scope: Scope, blocks: Sequence[bytes]) -> Prepared | None:
-        """A request that came before, if its answer is still kept."""
-        record = record_of(scope)
-        known = self._recall.find(record.caller, blocks)
-        job = await self._recall.job(known, record) if known is not None else None
-        if known is None or job is None:
-            return None
-        await allowance_of(scope).take_pictures(len(record.digests))
-        return job, known.ignored
-
-    async def _read(self, scope: Scope, body: bytes, wishes: Directives) -> Prepared:
-        record = record_of(scope)
         asked, ignored = _decoded(body, record)
-        await allowance_of(scope).take_pictures(len(wire.pictures_of(asked)))
+        if known is None:
+            await allowance_of(scope).take_pictures(len(wire.pictures_of(asked)))
         job = await self._captioner.prepare(asked, record.caller, wishes, hold=hold_of(scope), record=record)
         self._recall.note(body, job, ignored)
         return job, ignored
@@ -92,7 +90,7 @@ def _announced(headers: Headers) -> int:
 
 
 def _decoded(body: bytes, record: Record) -> tuple[wire.ChatRequest, list[str]]:
-    """The request in closed types, and its fields that are ignored.
+    """The request in closed types, and its fields that are ignored, as many as are told.
 
     Raises:
         InvalidRequest: it cannot be read; `param` names the field.
@@ -104,7 +102,7 @@ def _decoded(body: bytes, record: Record) -> tuple[wire.ChatRequest, list[str]]:
         raise InvalidRequest.from_fault(fault) from None
     record.streamed = bool(asked.stream)
     record.enter(None)
-    return asked, ignored
+    return asked, list(islice(filter(PRESENTABLE.fullmatch, ignored), MAX_IGNORED))
 
 
 def _wishes(headers: Headers, longest_wait: float) -> Directives:

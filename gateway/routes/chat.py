@@ -3,7 +3,6 @@
 The handler speaks ASGI itself: a framework's request and response took longer than all that is done here.
 """
 
-import re
 from collections.abc import Sequence
 from functools import partial
 
@@ -23,7 +22,6 @@ from gateway.routes.presence import ClientLeft, Presence
 from gateway.routes.reply import Reply
 
 PATHS = ["/v1/chat/completions", "/chat/completions"]
-MAX_IGNORED = 20
 
 
 def route(
@@ -82,15 +80,13 @@ def _note(record: Record, error: GatewayError) -> None:
     record.error = error.code
 
 
-def _headers(job: Job, unknown: Sequence[str]) -> dict[str, str]:
+def _headers(job: Job, ignored: Sequence[str]) -> dict[str, str]:
     """What is known of the answer when it begins."""
     headers: dict[str, str] = {"x-altgate-cache": job.record.cache or "bypass", **directives.applied(job.wait)}
     if job.age is not None:
         headers["age"] = str(job.age)
     if job.record.notes:
         headers["x-altgate-image"] = ", ".join(job.record.notes)
-    # A name that could break a header is not repeated in one.
-    ignored = [name for name in unknown if re.fullmatch(r"[\w.-]{1,64}", name, re.ASCII)]
     if ignored:
-        headers["x-altgate-ignored"] = ", ".join(ignored[:MAX_IGNORED])
+        headers["x-altgate-ignored"] = ", ".join(ignored)
     return headers

@@ -133,6 +133,18 @@ def test_pictures_are_charged_by_their_number(rationed: Server) -> None:
     assert (three.status, three.headers["x-should-retry"]) == (429, "false")
     assert "retry-after" not in three.headers
     assert chat(rationed, key).status == 200
+    told = told_of(rationed, rest[-1])
+    assert told["error"] == "rate_limit_exceeded"
+    assert not told.keys() & {"model", "cache", "digests"}  # its answer is kept, and was not looked for
+
+
+def told_of(server: Server, answer: Answer) -> dict[str, Any]:
+    """What the log says of a request."""
+    name = answer.headers["x-request-id"]
+    wait_for_log(server, name)
+    [line] = [line for line in server.log.read_text().splitlines() if name in line]
+    told: dict[str, Any] = json.loads(line)
+    return told
 
 
 def test_a_stream_says_it_too(rationed: Server) -> None:

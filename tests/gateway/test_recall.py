@@ -92,15 +92,21 @@ async def test_nobody_is_taken_for_another(altgate: Altgate, hit: Callable[..., 
 
 
 async def test_several_of_one_length_are_told_apart(altgate: Altgate, hit: Callable[..., Any]) -> None:
-    """As many as four; then the oldest goes."""
+    """As many as eight; then the one goes that was not sent for longest."""
     recall = Recall(altgate.captioner.cache, max_bytes=2**20)
-    sent = [body(f"What is it, {letter}?") for letter in "abcde"]
+    sent = [body(f"What is it, {letter}?") for letter in "abcdefgh"]
     for each in sent:
         for _ in range(2):  # as two do who ask at the same time
             recall.note(each, await hit(each), [])
+    assert [known and known.body for known in (recall.find(ANN, [each]) for each in sent)] == sent
 
-    found = [recall.find(ANN, [each]) for each in sent]
-    assert [known and known.body for known in found] == [None, *sent[1:]]
+    first = recall.find(ANN, [sent[0]])
+    assert first is not None
+    assert await recall.job(first, Record(caller=ANN)) is not None
+    sent.append(body("What is it, i?"))
+    recall.note(sent[-1], await hit(sent[-1]), [])
+
+    assert [recall.find(ANN, [each]) is None for each in sent] == [False, True, *[False] * 7]
 
 
 async def test_memory_is_bounded_and_what_was_used_stays(altgate: Altgate, hit: Callable[..., Any]) -> None:
@@ -110,7 +116,9 @@ async def test_memory_is_bounded_and_what_was_used_stays(altgate: Altgate, hit: 
     recall.note(b"first", job, [])
     for number in range(100):
         recall.note(b"x" * number * 50, job, [])
-        assert recall.find(ANN, [b"first"]) is not None
+        first = recall.find(ANN, [b"first"])
+        assert first is not None
+        assert await recall.job(first, Record(caller=ANN)) is not None
         assert recall.bytes <= 20_000
     before = recall.bytes
 
@@ -121,34 +129,50 @@ async def test_memory_is_bounded_and_what_was_used_stays(altgate: Altgate, hit: 
     assert recall.find(ANN, [b"x" * 50]) is None
 
 
-async def test_what_is_removed_is_forgotten(altgate: Altgate, hit: Callable[..., Any]) -> None:
-    """With the answers of a team or of a picture go the requests that got them, and nothing else."""
-    recall, other = (
-        Recall(altgate.captioner.cache, max_bytes=2**20),
-        body(url=pictures.data_url(pictures.png(pictures.SCENES[1]))),
-    )
-    for caller in (ANN, BOB):
-        for sent in (body(), other):
-            recall.note(sent, await hit(sent, caller), [])
+async def test_nothing_stays_for_long_that_is_not_sent_again(altgate: Altgate, hit: Callable[..., Any]) -> None:
+    """Five minutes; what clients send is theirs."""
+    now = 0.0
+    recall, other = Recall(altgate.captioner.cache, max_bytes=2**20, clock=lambda: now), body("Other words.")
+    for sent in (body(), other):
+        recall.note(sent, await hit(sent), [])
+    now = 299.0
+    known = recall.find(ANN, [other])
+    assert known is not None
+    await recall.job(known, Record(caller=ANN))
+    recall.tidy()
+    assert recall.find(ANN, [body()]) is not None
 
-    await altgate.captioner.cache.remove(Selection(scope="bob"))
-    assert [recall.find(caller, [body()]) is None for caller in (ANN, BOB)] == [False, True]
-    [digest] = (await hit(body())).record.digests
-    await altgate.captioner.cache.remove(Selection(digest=digest))
+    now = 301.0
+    recall.tidy()
     assert [recall.find(ANN, [sent]) is None for sent in (body(), other)] == [True, False]
-    await altgate.captioner.cache.remove(Selection(scope="ann"))
+    now = 600.0
+    recall.tidy()
     assert recall.bytes == 0
 
 
+async def test_a_removal_is_of_everything_here(altgate: Altgate, hit: Callable[..., Any]) -> None:
+    """Whatever answers are removed, no request stays that might have been for one of them."""
+    recall = Recall(altgate.captioner.cache, max_bytes=2**20)
+    for caller in (ANN, BOB):
+        recall.note(body(), await hit(body(), caller), [])
+
+    await altgate.captioner.cache.remove(Selection(scope="bob"))
+
+    assert recall.bytes == 0
+    assert recall.find(ANN, [body()]) is None
+
+
 async def test_an_answer_that_is_gone_is_not_found(altgate: Altgate, hit: Callable[..., Any]) -> None:
-    """The request is then to be read as any other."""
+    """The request is then to be read as any other, and is forgotten."""
     recall, job = Recall(altgate.captioner.cache, max_bytes=2**20), await hit(body())
     recall.note(body(), job, [])
     known = recall.find(ANN, [body()])
     altgate.captioner.cache._memory.drop(job.key or "")
 
     assert known is not None
-    assert await recall.job(known, Record(caller=ANN)) is None
+    record = Record(caller=ANN)
+    assert await recall.job(known, record) is None
+    assert (record.model, record.cache, recall.bytes) == (None, None, 0)
 
 
 async def test_what_has_to_be_read_each_time_is_not_remembered(altgate: Altgate, hit: Callable[..., Any]) -> None:
