@@ -1,11 +1,12 @@
-"""What the gateway costs in front of vLLM: `python -m bench.vllm_overhead`.
+"""What the gateway costs in front of vLLM: `python -m bench.vllm_overhead`. It takes three minutes.
 
 A tiny Gemma 3 is served by a real vLLM behind the gateway. The same requests, each with a picture of its own, go
 through the gateway and straight to the same vLLM's socket, in turns, so that both meet the same machine. The cache is
 off.
 
-vLLM has an executor of one process here, for its usual ones wait by spinning, which starves all else on two cores. A
-machine whose engine has a GPU or cores of its own loses less: what is measured is also how the cores are shared.
+together    all share two processors, both of which the engine alone would keep busy
+apart       the engine has the second processor to itself, as one on a GPU has its GPU; the gateway and the load share
+            the first
 
 throughput    16 requests at a time, whole answers; the ratio of the rates
 first token   one stream at a time; the difference of the medians
@@ -22,6 +23,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,7 @@ picture_size = 32
 args = {{ enforce-eager = true, dtype = "float32", max-num-seqs = 16, distributed-executor-backend = "uni" }}
 """
 AT_ONCE = 16
+CORE, OTHER_CORE = 0, 1
 
 Ask = Callable[[bytes], Awaitable[float]]
 
@@ -51,23 +54,53 @@ Ask = Callable[[bytes], Awaitable[float]]
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each way (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=9, help="turns of each way (%(default)s)")
     parser.add_argument("--requests", type=int, default=96, help="requests in a turn (%(default)s)")
-    parser.add_argument("--tokens", type=int, default=32, help="tokens of an answer (%(default)s)")
+    parser.add_argument("--tokens", type=int, default=64, help="tokens of an answer (%(default)s)")
     parser.add_argument("--side", type=int, default=480, help="height of the pictures, 4:3, in pixels (%(default)s)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "gemma").mkdir()
         tiny.gemma3(folder / "gemma")
-        settings = SETTINGS.format(model=MODEL, folder=folder / "gemma")
-        environ = {**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1"}
-        with running_server(folder, settings=settings, environ=environ) as server:
-            asyncio.run(_measure(server, options))
+        for is_apart in (False, True):  # in this order: what is started later inherits its processors
+            print("apart" if is_apart else "together")
+            with _gateway(folder, is_apart=is_apart) as server:
+                asyncio.run(_measure(server, options, is_apart=is_apart))
 
 
-async def _measure(server: Server, options: argparse.Namespace) -> None:
+@contextmanager
+def _gateway(folder: Path, *, is_apart: bool) -> Iterator[Server]:
+    """A gateway with the model. vLLM has an executor of one process, for its usual ones wait by spinning, which starves
+    all else on two processors; on one it has a single thread to compute with.
+    """
+    environ = {**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1"}
+    environ |= {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"} if is_apart else {}
+    settings = SETTINGS.format(model=MODEL, folder=folder / "gemma")
+    with running_server(folder, settings=settings, environ=environ) as server:
+        yield server
+
+
+def _part(server: Server) -> None:
+    """Gives the engine a processor of its own, and the other to all else."""
+    engine = {pid for root in server.engine_pids() for pid in _tree(root)}
+    for pid in {os.getpid(), *_tree(server.process.pid)}:
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            os.sched_setaffinity(int(thread.name), {OTHER_CORE if pid in engine else CORE})
+
+
+def _tree(pid: int) -> Iterator[int]:
+    """A process and all that come from it."""
+    yield pid
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in children.read_text().split():
+            yield from _tree(int(child))
+
+
+async def _measure(server: Server, options: argparse.Namespace, *, is_apart: bool) -> None:
     await _until_ready(server)
+    if is_apart:
+        _part(server)
     through = aiohttp.ClientSession(f"{server.root}/v1/", headers={"cache-control": "no-store"})
     async with through, aiohttp.ClientSession("http://engine/v1/", connector=_connector(server)) as straight:
         bodies = _bodies(options.side)
