@@ -94,7 +94,7 @@ def create_app(config: Config, parts: Parts, key_file: KeySource) -> ASGIApp:
     telling.tellers = [
         Counting(counts, routes),
         RequestLine(quiet=health.OPEN_PATHS | metrics.PATHS),
-        parts.ledger.teller(lambda path: routes.name(path) == routes.name(chat.PATHS[0])),
+        parts.ledger.teller(routes.name, routes.name(chat.PATHS[0])),
         *filter(None, [traces.spans]),
     ]
     return Recording(app, telling.over, traces, keeps_prompts=config.log.prompts)

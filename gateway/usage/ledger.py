@@ -84,11 +84,14 @@ class Ledger:
         """The first day that is kept."""
         return _iso(int(self._clock()) // _DAY - KEPT_FOR + 1)
 
-    def teller(self, counts: Callable[[str], bool]) -> Teller:
-        """Counts what was posted to paths that count, but not what came without a key that holds: it is nobody's."""
+    def teller(self, route: Callable[[str], str], counts: str) -> Teller:
+        """Counts what was posted to the route that counts, but not what came without a key that holds: it is nobody's.
+
+        `route` has the route of a path.
+        """
 
         def tell(record: Record) -> None:
-            if record.method == "POST" and counts(record.path) and record.status != HTTPStatus.UNAUTHORIZED:
+            if record.method == "POST" and record.status != HTTPStatus.UNAUTHORIZED and route(record.path) == counts:
                 self.count(record)
 
         return tell

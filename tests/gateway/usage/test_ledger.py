@@ -176,7 +176,7 @@ async def test_what_comes_without_a_key_that_holds_is_nobodys(tmp_path: Path) ->
     """Chat completions that were posted count, and what was refused of them; nothing else does."""
     async with troubled(tmp_path) as store:
         ledger = Ledger(store, {})
-        tell = ledger.teller(lambda path: path == "/v1/chat/completions")
+        tell = ledger.teller(str, "/v1/chat/completions")
         for fields in (
             {},
             {"status": 429, "error": "rate_limit_exceeded", "model": None},
