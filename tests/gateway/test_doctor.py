@@ -49,15 +49,15 @@ def test_check_says_where_usage_is_kept(tmp_path: Path, file: str, is_well: bool
 
 @pytest.mark.parametrize(("length", "is_well"), [(1, True), (100, False)])
 def test_check_says_where_sockets_cannot_lie(
-    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length: int, is_well: bool
+    config: Config, monkeypatch: pytest.MonkeyPatch, length: int, is_well: bool
 ) -> None:
     """With what to set; the gateway would not start."""
-    folder = tmp_path / ("x" * length)
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    folder = "/" + "x" * length
+    monkeypatch.setattr(tempfile, "tempdir", folder)
 
     found = next(finding for finding in doctor.findings(config) if "sockets" in finding.what)
 
-    assert str(folder) in found.what
+    assert folder in found.what
     assert (found.remedy is None) is is_well
     assert is_well or "TMPDIR" in (found.remedy or "")
 
