@@ -261,13 +261,25 @@ def test_a_worker_that_did_not_remove_its_copies_is_told(tmp_path: Path) -> None
 
 
 async def asked_four_times(session: aiohttp.ClientSession, server: Server) -> list[str]:
-    """What the cache says of one request, each time by the next worker, once the first answer is kept."""
+    """What the cache says of one request, each time by the next worker, once the first answer is kept.
+
+    One that is made within a moment of a removal may be taken for older and not be kept; then it is made again.
+    """
     root = with_key("root")
     first = await ask(session, server, root)
     async with asyncio.timeout(30):
-        while kept(send(server, "GET", "/admin/cache", headers=root).json()) != 1:
-            await asyncio.sleep(0.01)
+        while not await is_kept(server):
+            await ask(session, server, root)
     return [first.cache, *[(await ask(session, server, root)).cache for _ in range(3)]]
+
+
+async def is_kept(server: Server) -> bool:
+    """Whether an answer is kept within two seconds."""
+    for _ in range(200):
+        if kept(send(server, "GET", "/admin/cache", headers=with_key("root")).json()) == 1:
+            return True
+        await asyncio.sleep(0.01)
+    return False
 
 
 def kept(report: dict[str, Any]) -> int:
