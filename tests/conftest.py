@@ -6,6 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import HealthCheck, settings
 from openai import OpenAI
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
@@ -13,6 +14,12 @@ from xdist.scheduler import LoadScopeScheduling
 from engines.demo import scenes
 from tests import pictures
 from tests.services import Server, running_server
+
+# Properties are tried with the same examples every time, however busy the machine.
+settings.register_profile(
+    "steady", derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("steady")
 
 REAL_VLLM = ("tests/engines/cogvlm/", "tests/engines/vllm/", "tests/flows/test_cogvlm", "tests/flows/test_vllm")
 

@@ -11,7 +11,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from hypothesis import settings
 
 from gateway.config import ImagesConfig
 from gateway.images.decoder import Decoder
@@ -26,9 +25,6 @@ from .pools import MEMORY, Sent
 
 Answer = bytes | Callable[[asyncio.StreamWriter], Awaitable[None]]
 MakePng = Callable[..., bytes]
-
-# For tests of properties: the same examples every time, however busy the machine.
-STEADY = settings(derandomize=True, deadline=None, database=None)
 
 
 class Origin:

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from gateway.images.address import is_public, may_dial
 
 from . import registries
-from .conftest import STEADY
 
 REFUSED = [
     "0.0.0.0", "0.255.255.255", "10.0.0.1", "10.255.255.255", "100.64.0.1", "100.100.100.200", "100.127.255.255",
@@ -80,14 +79,12 @@ def near(blocks: list[IPv4Network] | list[IPv6Network], bits: int) -> st.SearchS
     return st.integers(0, 2**bits - 1) | beside
 
 
-@STEADY
 @given(near(BLOCKS_V4, 32).map(IPv4Address))
 def test_ipv4_is_judged_as_the_registries_have_it(address: IPv4Address) -> None:
     """For any address."""
     assert is_public(address) is by_registries(address)
 
 
-@STEADY
 @given(near(BLOCKS_V6, 128).map(IPv6Address) | st.integers(2**125, 2**126 - 1).map(IPv6Address))
 def test_ipv6_is_judged_as_the_registries_have_it(address: IPv6Address) -> None:
     """For any address but those of ISATAP, which no registry lists."""
@@ -95,7 +92,6 @@ def test_ipv6_is_judged_as_the_registries_have_it(address: IPv6Address) -> None:
         assert is_public(address) is by_registries(address)
 
 
-@STEADY
 @given(st.ip_addresses())
 def test_public_is_stricter_than_python(address: IPv4Address | IPv6Address) -> None:
     """Whatever passes is global unicast by Python's table too; ours only takes away."""
@@ -104,28 +100,24 @@ def test_public_is_stricter_than_python(address: IPv4Address | IPv6Address) -> N
         assert not address.is_multicast
 
 
-@STEADY
 @given(st.ip_addresses(v=4), st.sampled_from(["::", "::ffff:0:0", "::ffff:0:0:0", "64:ff9b::", "64:ff9b:1::"]))
 def test_no_translated_ipv4_is_public(inner: IPv4Address, prefix: str) -> None:
     """An IPv4 address inside an IPv6 one is refused, even where the inner one is public."""
     assert not is_public(IPv6Address(int(IPv6Address(prefix)) | int(inner)))
 
 
-@STEADY
 @given(st.ip_addresses(v=4), st.integers(0, 2**80 - 1))
 def test_no_6to4_address_is_public(inner: IPv4Address, rest: int) -> None:
     """2002::/16 leads to the IPv4 address in it."""
     assert not is_public(IPv6Address(0x2002 << 112 | int(inner) << 80 | rest))
 
 
-@STEADY
 @given(st.integers(0, 2**64 - 1), st.sampled_from([0x5EFE, 0x02005EFE]), st.ip_addresses(v=4))
 def test_no_isatap_address_is_public(prefix: int, mark: int, inner: IPv4Address) -> None:
     """ISATAP is known by its interface identifier, under any prefix."""
     assert not is_public(IPv6Address(prefix << 64 | mark << 32 | int(inner)))
 
 
-@STEADY
 @given(st.ip_addresses(v=6))
 def test_public_ipv6_lies_in_the_assigned_eighth(address: IPv6Address) -> None:
     """Nothing outside 2000::/3 is ever dialled."""

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from gateway.errors import PictureError
 from gateway.images import data_url
 
-from .conftest import STEADY
 from .made import DEFAULT
 
 PARAM = "messages[0].content[1].image_url.url"
@@ -142,7 +141,6 @@ def test_the_length_is_checked_before_decoding(head: str, monkeypatch: pytest.Mo
         assert f"at most {len(PICTURE) - 1} bytes" in error.message
 
 
-@STEADY
 @given(
     st.binary(min_size=1, max_size=64), st.integers(1, 64), st.sampled_from([str.strip, lambda text: text.rstrip("=")])
 )
@@ -155,7 +153,6 @@ def test_the_limit_is_exact(data: bytes, limit: int, spell: Callable[[str], str]
         assert refused(text, limit).code == "image_file_too_large"
 
 
-@STEADY
 @given(st.text("AQ+/-_= \n", max_size=40))
 def test_reading_is_never_looser_than_one_meaning(text: str) -> None:
     """Whatever is accepted is, padding and white space aside, what the standard library reads strictly."""

@@ -17,7 +17,6 @@ from gateway.images.plan import Sizing, decoded_bytes, plan
 from gateway.images.sniff import FORMATS, Format, recognise, sniff
 
 from . import made
-from .conftest import STEADY
 
 SCENE = Image.effect_noise((40, 30), 80).convert("RGB")
 FUZZED = 10_000
@@ -255,7 +254,6 @@ def outcome(data: bytes) -> type:
         return HeaderError
 
 
-@STEADY
 @given(st.binary(max_size=64))
 def test_any_bytes_are_named_or_not(data: bytes) -> None:
     """Naming never fails."""

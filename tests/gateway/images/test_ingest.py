@@ -20,7 +20,6 @@ from gateway.images.ingest import Encoded, Ingest
 from gateway.values import Bytes
 
 from . import made
-from .conftest import STEADY
 from .ingests import PARAM, PICTURE, FakeFetcher, NoSource, data_url, handed, refused
 
 
@@ -52,7 +51,6 @@ def bare(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-@STEADY
 @given(st.binary(max_size=60), st.binary(max_size=60), st.sampled_from([data_url, in_lines, url_safe, bare]))
 def test_a_digest_is_of_the_bytes_alone(one: bytes, other: bytes, spelled: Callable[[bytes], str]) -> None:
     """However they are spelled, the same bytes are one picture, and other bytes another."""

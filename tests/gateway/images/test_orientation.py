@@ -8,8 +8,6 @@ from hypothesis import strategies as st
 
 from gateway.images.orientation import read_orientation
 
-from .conftest import STEADY
-
 
 def exif(*entries: tuple[int, int, int, int], order: str = "<", start: int = 8) -> bytes:
     """An EXIF block whose first directory, at byte `start`, has the entries (tag, type, count, short value)."""
@@ -42,7 +40,6 @@ def test_what_makes_no_sense_is_ignored(block: bytes) -> None:
     assert read_orientation(block) == 1
 
 
-@STEADY
 @given(st.sampled_from([b"II*\0", b"MM\0*", b""]), st.binary(max_size=200))
 def test_no_block_is_an_error(head: bytes, rest: bytes) -> None:
     """Whatever the bytes, an orientation comes out."""

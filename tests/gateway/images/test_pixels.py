@@ -17,7 +17,7 @@ from gateway.images import header, pixels
 from gateway.images.plan import Filter, Resize, Sizing, plan
 from tests.detail import photograph
 
-from .conftest import STEADY, MakePng
+from .conftest import MakePng
 from .made import animated, exif, saved
 
 WHITE, BLACK, RED, BLUE = (255, 255, 255), (0, 0, 0), (255, 0, 0), (0, 0, 255)
@@ -265,7 +265,6 @@ def test_two_parsers_must_agree() -> None:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF"])
-@STEADY
 @given(
     st.tuples(st.integers(1, 150), st.integers(1, 150)),
     st.sampled_from(

@@ -10,8 +10,6 @@ from hypothesis import strategies as st
 
 from gateway.images.places import NoPlaceError, Places, Room, domain_of, for_team
 
-from .conftest import STEADY
-
 
 @asynccontextmanager
 async def held(places: Places, hosts: Sequence[str], team: str = "team") -> AsyncIterator[int]:
@@ -144,7 +142,6 @@ async def test_who_stops_waiting_takes_no_place() -> None:
         assert places.left == 2
 
 
-@STEADY
 @given(st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from("xyz")) | st.integers(0, 23), max_size=80))
 def test_nobody_holds_more_than_is_left(steps: list[tuple[str, str] | int]) -> None:
     """Whatever comes and goes: who is refused has its part, and every place is counted once."""

@@ -23,8 +23,6 @@ from gateway.images.plan import (
     seen,
 )
 
-from .conftest import STEADY
-
 BLIP, GEMMA, COGVLM = Sizing("square", 384), Sizing("square", 896, "bilinear"), Sizing("square", 1344)
 INTERNVL = Sizing("tiles", 448)
 QWEN = Sizing("multiples", 28, pixels=1003520)
@@ -109,7 +107,6 @@ def test_some_decoders_turn_pictures_themselves(kind: Format) -> None:
     assert (planned.stored, planned.orientation, planned.size) == ((300, 400), 1, (300, 400))
 
 
-@STEADY
 @given(SIZES, st.sampled_from(MODELS), st.sampled_from(MODES), st.integers(1, 8), st.sampled_from(["jpeg", "png"]))
 def test_no_model_sees_another_picture(
     size: Size, sizing: Sizing, mode: Resize, orientation: int, kind: Format
@@ -130,7 +127,6 @@ def test_no_model_sees_another_picture(
         assert all(new >= min(old, AMPLE * sizing.side) for old, new in zip(head.size, planned.size, strict=True))
 
 
-@STEADY
 @given(SIZES, st.sampled_from([INTERNVL, Sizing("tiles", 448, tiles=6)]))
 def test_a_grid_holds_its_bounds(size: Size, sizing: Sizing) -> None:
     """At most so many tiles, and the grid of a grid is itself."""

@@ -20,7 +20,6 @@ from gateway.images.header import Header, read
 from gateway.images.plan import Size, Sizing, plan, seen
 from tests.detail import photograph
 
-from .conftest import STEADY
 from .made import saved
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -77,7 +76,6 @@ def test_tiling_models_find_nothing_to_do() -> None:
 SIZES = st.tuples(st.integers(1, 5000), st.integers(1, 5000))
 
 
-@STEADY
 @given(SIZES | st.builds(lambda side, across, down: (side * across, side * down), *[st.integers(1, 1200)] * 3),
        st.integers(1, 12))  # fmt: skip
 def test_grids_are_chosen_as_the_processor_does(size: Size, tiles: int) -> None:
@@ -86,7 +84,6 @@ def test_grids_are_chosen_as_the_processor_does(size: Size, tiles: int) -> None:
     assert seen(size, Sizing("tiles", 448, tiles=tiles)) == (448 * columns, 448 * rows)
 
 
-@STEADY
 @given(SIZES, st.sampled_from([(28, 1003520), (28, 12845056), (32, 16777216)]))
 def test_multiples_are_chosen_as_the_processor_does(size: Size, limits: tuple[int, int]) -> None:
     """What a processor makes of our picture is what it makes of the picture itself."""
