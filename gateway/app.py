@@ -42,7 +42,7 @@ NOT_SERVED = {
     "images": "Altgate describes pictures and makes none.",
     "audio": "Altgate neither hears nor speaks.",
 }
-RECALLED = 4  # how many times the memory for answers is that for requests to be known again, which comes on top
+RECALLED = 4  # the memory for answers is so many times that for requests to be known again, which comes on top
 GARBAGE = 3_000  # objects that come to be before a search for cycles: after Python's 700 it took a tenth of the time
 
 

@@ -36,6 +36,7 @@ class Cache:
         self._ttl = ttl
         self._looks: dict[str, asyncio.Task[Stored | Unanswered | None]] = {}
         self._removals = Removals()
+        self._removing: list[Selection] = []
         self.on_outdated: list[Callable[[Selection], None]] = []
         self.tally = Tally()
 
@@ -57,7 +58,7 @@ class Cache:
 
     async def get(self, key: str) -> Stored | None:
         """The answer under a key, None when there is none that can be used."""
-        near = self._memory.get(key)
+        near = self._memory.get(key) if not self._is_going(key) else None
         if self._shared is None or (near is not None and self._memory.here_for(key) < TRUSTED):
             return near
         if key not in self._looks:
@@ -109,15 +110,24 @@ class Cache:
 
         What other gateways hold in memory goes within `TRUSTED` seconds.
         """
-        self.outdate(selection)
+        amount = await self.remove_own(selection)
         shared = await self._shared.remove(selection) if self._shared is not None else None
-        return wire.CacheRemoved(memory=await self._memory.remove(selection), redis=shared)
+        return wire.CacheRemoved(memory=amount, redis=shared)
 
-    def outdate(self, selection: Selection) -> None:
-        """From now on no answer that is meant is kept here, shared or found whose making began before."""
+    async def remove_own(self, selection: Selection) -> wire.Amount:
+        """Removes them here. From now on none that is meant is found, kept or shared whose making began before."""
         self._removals.note(selection)
         for tell in self.on_outdated:
             tell(selection)
+        self._removing.append(selection)
+        try:
+            return await self._memory.remove(selection)
+        finally:
+            self._removing.remove(selection)
+
+    def _is_going(self, key: str) -> bool:
+        """Whether an answer is being removed, which takes its time."""
+        return bool(self._removing) and any(selection.holds(key) for selection in self._removing)
 
     async def report(self) -> wire.CacheReport:
         """What it has been good for, and what it holds."""

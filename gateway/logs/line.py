@@ -76,8 +76,6 @@ def _shown(method: str, path: str) -> str:
 
 def _fields(what: str, record: Record) -> Fields:
     usage, caller = record.usage, record.caller
-    # What `_milliseconds` does, written out for what is most of the work.
-    stages: dict[str, float] = {stage: int(seconds * 100_000 + 0.5) / 100 for stage, seconds in record.stages.items()}
     return Fields(
         id=record.id,
         request=what,
@@ -93,7 +91,7 @@ def _fields(what: str, record: Record) -> Fields:
         digests=record.digests,
         picture_bytes=record.picture_bytes,
         pictures=record.notes,
-        stages=stages,
+        stages={stage: _milliseconds(seconds) for stage, seconds in record.stages.items()},
         prompt_tokens=None if usage is None else usage.prompt_tokens,
         completion_tokens=None if usage is None else usage.completion_tokens,
         prompt=record.prompt,

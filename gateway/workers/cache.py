@@ -70,10 +70,7 @@ class WorkerCache(Cache):
         return wire.encode(self.own_report())
 
     async def _forget_own(self, about: bytes) -> bytes:
-        selection = _decode_selection(about)
-        self.outdate(selection)
-        amount = await self._memory.remove(selection)
-        return wire.encode(wire.CacheRemoved(memory=amount, redis=None))
+        return wire.encode(wire.CacheRemoved(memory=await self.remove_own(_decode_selection(about)), redis=None))
 
 
 def _sum(amounts: Iterable[Amount], *, complete: bool) -> Amount:

@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from litestar.types import Scope
 
 from gateway import wire
 from gateway.auth import ANONYMOUS, Caller
@@ -12,8 +13,10 @@ from gateway.cache import Selection
 from gateway.captioning import Job
 from gateway.config import ImagesConfig
 from gateway.images.ingest import Ingest
+from gateway.quota import Allowance, LocalBooks
 from gateway.recall import Recall
 from gateway.record import Record
+from gateway.routes.asking import Asking
 from tests import pictures
 from tests.gateway.test_captioning import URL, Altgate, FakeEngine, Site, answer
 
@@ -186,3 +189,19 @@ async def test_what_has_to_be_read_each_time_is_not_remembered(altgate: Altgate,
     recall.note(body("New?"), await altgate.captioner.prepare(wire.decode_request(body("New?")), ANN), [])
 
     assert recall.bytes == 0
+
+
+async def test_of_many_fields_that_are_ignored_those_are_kept_that_are_told(altgate: Altgate) -> None:
+    """A body of thousands of names would take many times its own size."""
+    fields = {f"f{number:04}": 0 for number in range(5000)} | {"é\r\n": 0}
+    sent = json.dumps({**json.loads(body()), **fields}).encode()
+    recall = Recall(altgate.captioner.cache, max_bytes=2**20)
+    asking = Asking(altgate.captioner, recall, longest_wait=60)
+    for _ in range(2):
+        state = {"record": Record(caller=ANN), "allowance": Allowance(ANN, LocalBooks()), "hold": lambda _: None}
+        job, ignored = await asking.prepared(cast("Scope", {"headers": [], "state": state}), [sent])
+        await altgate.captioner.answer(job)
+
+    known = recall.find(ANN, [sent])
+    assert known is not None
+    assert known.ignored == ignored == [f"f{number:04}" for number in range(20)]

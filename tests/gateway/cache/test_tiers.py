@@ -79,10 +79,25 @@ async def test_an_answer_of_hours_ago_is_found(way: Link) -> None:
     await way.told()
     found = await words(one, named(1, "p"))
     fresh = two_levels(way)
-    fresh.outdate(Selection(digest="p"))
+    await fresh.remove_own(Selection(digest="p"))
 
     assert found == "a cat"
     assert [await words(fresh, key) for key in (named(1, "p"), named(2, "q"))] == [None, "a cat"]
+
+
+async def test_what_is_being_removed_is_not_found_any_more() -> None:
+    """From the first moment, though many answers take their time; what is not meant is."""
+    one = Cache(MemoryStore(max_bytes=2**22), ttl=100)
+    for number in range(1000):
+        one.keep(named(number, scope="a" if number else "b"), choices("a cat"), USAGE, seconds=0.1)
+
+    removing = asyncio.create_task(one.remove(Selection(scope="a")))
+    await asyncio.sleep(0)
+    found = [await words(one, named(number, scope=scope)) for number, scope in ((999, "a"), (0, "b"))]
+
+    assert not removing.done()
+    assert found == [None, "a cat"]
+    assert (await removing).memory.entries == 999
 
 
 async def test_an_answer_that_took_longer_than_notes_are_remembered_is_not_kept() -> None:
