@@ -22,7 +22,7 @@ from gateway.errors import (
     render,
 )
 from gateway.limits import Gate
-from gateway.logs.line import RequestLine
+from gateway.logs.line import RequestLines
 from gateway.metrics.counts import Counts
 from gateway.metrics.scrape import Scrape
 from gateway.metrics.teller import Counting, Routes
@@ -30,7 +30,7 @@ from gateway.middleware import Admission, Authentication, Limits, Recording, rec
 from gateway.parts import Parts
 from gateway.reload import KeySource
 from gateway.routes import admin, chat, health, metrics, models, usage
-from gateway.telling import Telling
+from gateway.telling import Telling, each
 from gateway.traces.opening import opened
 
 log = logging.getLogger(__name__)
@@ -93,9 +93,9 @@ def create_app(config: Config, parts: Parts, key_file: KeySource) -> ASGIApp:
     traces = opened(os.environ, routes.name)
     telling.tellers = [
         Counting(counts, routes),
-        RequestLine(quiet=health.OPEN_PATHS | metrics.PATHS),
+        RequestLines(quiet=health.OPEN_PATHS | metrics.PATHS),
         parts.ledger.teller(routes.name, routes.name(chat.PATHS[0])),
-        *filter(None, [traces.spans]),
+        *map(each, filter(None, [traces.spans])),
     ]
     return Recording(app, telling.over, traces, keeps_prompts=config.log.prompts)
 

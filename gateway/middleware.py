@@ -27,7 +27,7 @@ from gateway.errors import (
 )
 from gateway.limits import Gate
 from gateway.quota import Allowance, Books
-from gateway.record import Record, Teller
+from gateway.record import Record
 from gateway.traces.opening import NO_TRACES, Traces
 
 log = logging.getLogger("gateway.access")
@@ -45,7 +45,9 @@ LOCAL_ORIGIN = re.compile(r"https?://(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1
 class Recording:
     """Opens a record for every request, stamps its answer with id and times, and has it told of at the end."""
 
-    def __init__(self, app: ASGIApp, over: Teller, traces: Traces = NO_TRACES, *, keeps_prompts: bool = False) -> None:
+    def __init__(
+        self, app: ASGIApp, over: Callable[[Record], None], traces: Traces = NO_TRACES, *, keeps_prompts: bool = False
+    ) -> None:
         self._app = app
         self._over = over
         self._traces = traces

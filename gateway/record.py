@@ -1,6 +1,6 @@
 """What becomes known of one request while it is answered, for all who tell of it: headers, log, metrics, traces, usage.
 
-Whoever answers fills it in; `middleware.py` makes it, and hands it to each teller once the request is over.
+Whoever answers fills it in; `middleware.py` makes it, and has all tellers hear of it once the request is over.
 """
 
 import time
@@ -97,5 +97,5 @@ class Record(Struct, kw_only=True):
         return ", ".join([*parts, f"total;dur={self.elapsed() * 1000:.2f}"])
 
 
-Teller = Callable[[Record], None]
-"""Tells of a request that is over."""
+Teller = Callable[[Sequence[Record]], None]
+"""Tells of requests that are over, in their order: of all of them, or of none, and then it raises."""

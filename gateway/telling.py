@@ -1,8 +1,11 @@
-"""Tells of requests that are over, under load many at a time: so it takes half as long, for all it needs is at hand."""
+"""Tells of requests that are over, under load many at a time.
+
+It takes less than half of the time then: what they have in common is looked up, formatted and written once.
+"""
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from gateway.record import Record, Teller
 
@@ -32,12 +35,10 @@ class Telling:
     def tell(self) -> None:
         """Tells of all that are over: whoever wants to know of them has this called before."""
         records, self._untold = self._untold, []
+        if not records:
+            return
         for teller in self.tellers:
-            for record in records:
-                try:
-                    teller(record)
-                except Exception:  # the others are told of
-                    log.exception("%s: could not be told of", record.id)
+            _tell(teller, records)
 
     def end(self) -> None:
         """From now on nothing waits: requests that are broken off end in the loop's last turns."""
@@ -49,3 +50,23 @@ class Telling:
     def _go_on(self) -> None:
         self._pause = None
         self.tell()
+
+
+def _tell(teller: Teller, records: Sequence[Record]) -> None:
+    try:
+        teller(records)
+    except Exception:  # noqa: BLE001 - whichever of them it cannot tell of: the others are
+        each(lambda record: teller([record]))(records)
+
+
+def each(tell: Callable[[Record], None]) -> Teller:
+    """Has each request told of by itself: a fault costs the one it is met at."""
+
+    def tell_each(records: Sequence[Record]) -> None:
+        for record in records:
+            try:
+                tell(record)
+            except Exception:  # the others are told of
+                log.exception("%s: could not be told of", record.id)
+
+    return tell_each

@@ -18,14 +18,14 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from gateway.logs.scrub import printable, scrubbed
-from gateway.logs.settings import FIELDS, MODEL, WORDS, LogConfig
+from gateway.logs.settings import LINES, MODEL, WORDS, LogConfig
 from gateway.logs.sink import Sink
 from gateway.logs.trouble import told
 
 _INSIDES = re.compile(r"<.*>", re.DOTALL)
 _COLOURS = {"debug": "\x1b[2m", "warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m"}
 
-_encode = msgspec.json.Encoder(enc_hook=repr).encode
+_encoder = msgspec.json.Encoder(enc_hook=repr)
 
 
 @contextmanager
@@ -95,7 +95,7 @@ class _Lines:
     """What structlog takes for a logger: lines that are ready."""
 
     def __init__(self, sink: Sink) -> None:
-        self.debug = self.info = self.warning = self.error = sink.put_soon
+        self.debug = self.info = self.warning = self.error = sink.put
 
 
 class _Clean:
@@ -144,10 +144,12 @@ class _Clock:
 
 
 def _json(_: WrappedLogger, __: str, event: EventDict) -> bytes:
-    if (fields := event.get(FIELDS)) is not None:
-        fields.time, fields.level, fields.event = event["time"], event["level"], event["event"]
-        return _encode(fields) + b"\n"
-    return _encode({**{name: event.pop(name) for name in ("time", "level", "event")}, **event}) + b"\n"
+    if (lines := event.get(LINES)) is not None:
+        time, level = event["time"], event["level"]
+        for line in lines:
+            line.time, line.level = time, level
+        return _encoder.encode_lines(lines)
+    return _encoder.encode({**{name: event.pop(name) for name in ("time", "level", "event")}, **event}) + b"\n"
 
 
 class _Plain:
@@ -162,5 +164,8 @@ class _Plain:
         label = f"{level.upper():7}"
         if (colour := self._colours.get(level)) is not None:
             label = f"{colour}{label}\x1b[0m"
-        said = "\n".join(filter(None, [event["event"], event.get("exception")]))
-        return f"{event['time']} {label} {printable(said)}\n".encode(errors="replace")
+        if (lines := event.get(LINES)) is not None:
+            said = [line.event for line in lines]
+        else:
+            said = ["\n".join(filter(None, [event["event"], event.get("exception")]))]
+        return "".join(f"{event['time']} {label} {printable(each)}\n" for each in said).encode(errors="replace")

@@ -1,19 +1,19 @@
 """Where lines go: standard error, or whatever stands in for it. Nobody ever waits for it."""
 
-import asyncio
 import os
+import re
 import select
 import stat
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 MOST_WAITING = 2**20  # bytes
 ATOMIC = 4096  # bytes that a pipe takes whole, and takes at all when it says that it can be written to
-PAUSE = 0.05  # seconds between two writes of what many requests say, each of which takes longer than making its line
 LAST = 1.0  # seconds: how long what waits may take at the end
+_STARTS = re.compile(rb"(?<=\n)(?! )")  # where a line of the log begins: whatever else is below one is set in
 
 
 class Sink:
@@ -34,23 +34,12 @@ class Sink:
         self._waiting = bytearray()
         self._lock = threading.Lock()
         self._untold = 0
-        self._soon = deque[bytes]()  # lines
-        self._pause_ends = 0.0
+        self._said = deque[bytes]()
         self.dropped = 0
 
-    def put(self, line: bytes) -> None:
-        """Writes a line, which has its end, now or with the next one; at worst not at all."""
-        self._soon.append(line)
-        self._pass_on()
-
-    def put_soon(self, line: bytes) -> None:
-        """The same, now; but in an event loop, where one was so written a moment ago, together with others."""
-        self._soon.append(line)
-        if (now := time.monotonic()) < self._pause_ends:
-            return
-        if (loop := _running_loop()) is not None:
-            self._pause_ends = now + PAUSE
-            loop.call_later(PAUSE, self._go_on)
+    def put(self, lines: bytes) -> None:
+        """Writes lines, which have their ends, now or with the next ones; at worst not at all."""
+        self._said.append(lines)
         self._pass_on()
 
     def flush(self) -> None:
@@ -62,13 +51,9 @@ class Sink:
                 self._write(left)
         self._pass_on()  # what was said meanwhile
 
-    def _go_on(self) -> None:
-        self._pause_ends = 0.0  # the loop's clock and ours do not agree to the millisecond
-        self._pass_on()
-
     def _pass_on(self) -> None:
         """Never waits for the lock: whoever has it passes on all, and may be the caller, in whom a finaliser speaks."""
-        while self._soon and self._lock.acquire(blocking=False):
+        while self._said and self._lock.acquire(blocking=False):
             try:
                 self._put_all()
             finally:
@@ -77,14 +62,22 @@ class Sink:
     def _put_all(self) -> None:
         if self._waiting:
             self._write(0)
-        while self._soon:
-            line = self._soon.popleft()
+        while self._said:
+            lines = self._said.popleft()
+            if len(self._waiting) + len(lines) <= MOST_WAITING:
+                self._waiting += lines
+            else:
+                self._put_some(_STARTS.split(lines))
+        self._write(0)
+
+    def _put_some(self, lines: Sequence[bytes]) -> None:
+        """Those that there is room for."""
+        for line in filter(None, lines):
             if len(self._waiting) + len(line) > MOST_WAITING:
                 self.dropped += 1
                 self._untold += 1
             else:
                 self._waiting += line
-        self._write(0)
 
     def _write(self, patience: float) -> None:
         with suppress(OSError):  # nobody reads any more, and nobody can be told
@@ -94,10 +87,3 @@ class Sink:
             if self._untold and not self._waiting:
                 self._waiting += self._notice(self._untold)
                 self._untold = 0
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    """The event loop of this thread, if one runs."""
-    with suppress(RuntimeError):
-        return asyncio.get_running_loop()
-    return None

@@ -4,7 +4,7 @@ All of a process's numbers are written by its event loop alone, so they need no 
 take one for every change, and can be added up over processes through files only.
 """
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
@@ -55,25 +55,19 @@ class Counts:
             found = _room(values, labels, 1)
         found[0] += amount
 
-    def observe(self, metric: Metric, labels: Labels, seconds: float) -> None:
-        """Counts a time in a histogram."""
-        values = self._values[metric.name]
+    def observe(self, metric: Metric, labels: Labels, times: Sequence[float]) -> None:
+        """Counts times, in seconds, in a histogram: of many, those that fall into one bucket together."""
+        values, buckets = self._values[metric.name], metric.buckets
         found = values.get(labels)
         if found is None:
-            found = _room(values, labels, len(metric.buckets) + 2)
-        found[bisect_left(metric.buckets, seconds)] += 1
-        found[-1] += seconds
-
-    def observe_each(self, metric: Metric, times: Iterable[tuple[str, float]]) -> None:
-        """Counts times, each with the value of the metric's only label, and in seconds."""
-        values, buckets = self._values[metric.name], metric.buckets
-        for label, seconds in times:
-            labels = (label,)
-            found = values.get(labels)
-            if found is None:
-                found = _room(values, labels, len(buckets) + 2)
-            found[bisect_left(buckets, seconds)] += 1
-            found[-1] += seconds
+            found = _room(values, labels, len(buckets) + 2)
+        found[-1] += sum(times)
+        times, counted = sorted(times), 0
+        while counted < len(times):
+            bucket = bisect_left(buckets, times[counted])
+            until = bisect_right(times, buckets[bucket], counted) if bucket < len(buckets) else len(times)
+            found[bucket] += until - counted
+            counted = until
 
     def samples(self) -> list[Sample]:
         """All numbers as they are now."""

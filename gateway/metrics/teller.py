@@ -1,10 +1,12 @@
-"""From what is known of a request that is over to counts."""
+"""From what is known of requests that are over to counts."""
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 
 from gateway.metrics import declared
-from gateway.metrics.counts import OTHER, Counts
-from gateway.record import Record
+from gateway.metrics.counts import OTHER, Counts, Labels
+from gateway.metrics.declared import Metric
+from gateway.record import CacheResult, Record
 
 NONE = "none"
 
@@ -38,34 +40,65 @@ def _plain(path: str) -> str:
     return path.removeprefix("/v1") or "/"
 
 
+Kind = tuple[str, str | None, int, CacheResult | None]
+"""What requests are told apart by: path, model, status, and what the cache did."""
+
+Seen = tuple[Metric, Labels, Sequence[float]]
+"""The numbers that some requests have for a metric: to be added to a counter, or times for a histogram."""
+
+
 class Counting:
-    """Counts requests. A `Teller`."""
+    """Counts requests. A `Teller`.
+
+    Of many at a time each metric is looked for once, and then told all that it is to count.
+    """
 
     def __init__(self, counts: Counts, routes: Routes) -> None:
         self._counts = counts
         self._routes = routes
 
-    def __call__(self, record: Record) -> None:
-        """Counts one."""
-        counts, model = self._counts, record.model or ""
-        route, cache = self._routes.name(record.path), record.cache or NONE
-        counts.add(declared.REQUESTS, (route, model, str(record.status), cache))
-        if record.error is not None:
-            counts.add(declared.REFUSALS, (record.error,))
-        if model:
-            self._count_work(record, model)
+    def __call__(self, records: Sequence[Record]) -> None:
+        """Counts these."""
+        for metric, labels, numbers in [*self._seen(records)]:  # nothing is counted before all has been seen
+            if metric.buckets:
+                self._counts.observe(metric, labels, numbers)
+            else:
+                self._counts.add(metric, labels, sum(numbers))
 
-    def _count_work(self, record: Record, model: str) -> None:
-        counts = self._counts
-        counts.observe_each(declared.STAGE_SECONDS, record.stages.items())
-        counts.observe(declared.STAGE_SECONDS, ("total",), record.seconds)
-        counts.observe(declared.MODEL_SECONDS, (model,), record.seconds)
-        if (worked := record.stages.get("engine")) is not None:
-            counts.observe(declared.ENGINE_SECONDS, (model,), worked)
-        if record.digests:
-            counts.add(declared.PICTURES, (model,), len(record.digests))
-            counts.add(declared.PICTURE_BYTES, (model,), record.picture_bytes)
-        if record.usage is not None:
-            source = record.cache if record.cache in ("hit", "join") else "engine"
-            counts.add(declared.TOKENS, (model, "prompt", source), record.usage.prompt_tokens)
-            counts.add(declared.TOKENS, (model, "completion", source), record.usage.completion_tokens)
+    def _seen(self, records: Sequence[Record]) -> Iterator[Seen]:
+        kinds = defaultdict[Kind, list[Record]](list)
+        for record in records:
+            kinds[record.path, record.model, record.status, record.cache].append(record)
+        for (path, model, status, cache), alike in kinds.items():
+            yield declared.REQUESTS, (self._routes.name(path), model or "", str(status), cache or NONE), [len(alike)]
+            if model:
+                yield from _of_model(model, cache, alike)
+        yield from _stages([record for record in records if record.model])
+        for code in [record.error for record in records if record.error is not None]:
+            yield declared.REFUSALS, (code,), [1]
+
+
+def _stages(records: Sequence[Record]) -> Iterator[Seen]:
+    stages = defaultdict[str, list[float]](list)
+    for record in records:
+        for stage, seconds in record.stages.items():
+            stages[stage].append(seconds)
+        stages["total"].append(record.seconds)
+    for name, times in stages.items():
+        yield declared.STAGE_SECONDS, (name,), times
+
+
+def _of_model(model: str, cache: CacheResult | None, alike: Sequence[Record]) -> Iterator[Seen]:
+    yield declared.MODEL_SECONDS, (model,), [record.seconds for record in alike]
+    worked = [record.stages["engine"] for record in alike if "engine" in record.stages]
+    if worked:
+        yield declared.ENGINE_SECONDS, (model,), worked
+    with_pictures = [record for record in alike if record.digests]
+    if with_pictures:
+        yield declared.PICTURES, (model,), [len(record.digests) for record in with_pictures]
+        yield declared.PICTURE_BYTES, (model,), [record.picture_bytes for record in with_pictures]
+    usages = [record.usage for record in alike if record.usage is not None]
+    if usages:
+        source = cache if cache in ("hit", "join") else "engine"
+        yield declared.TOKENS, (model, "prompt", source), [usage.prompt_tokens for usage in usages]
+        yield declared.TOKENS, (model, "completion", source), [usage.completion_tokens for usage in usages]

@@ -52,7 +52,7 @@ class Spans:
         return carrier.get(NAME)
 
     def __call__(self, record: Record) -> None:
-        """Ends it. A `Teller`."""
+        """Ends it."""
         span = record.span
         if not isinstance(span, trace.Span):
             return

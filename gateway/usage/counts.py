@@ -4,7 +4,6 @@ Every number is whole, money too, so that sums are exact in whatever order they 
 """
 
 from collections.abc import Mapping, Sequence
-from http import HTTPStatus
 from typing import Literal, NamedTuple
 
 from msgspec import Struct
@@ -15,6 +14,7 @@ from gateway.wire import Usage
 
 Dimension = Literal["day", "key", "team", "model"]
 
+ANSWERED = range(200, 300)  # statuses
 NOBODY = "-"  # the key and the team where no keys are configured, and the model that was never known
 
 
@@ -53,23 +53,29 @@ class Counts(Struct):
 
     def count(self, record: Record, price: Price) -> None:
         """Adds what one request counts for."""
-        if record.error is not None or not HTTPStatus.OK <= record.status < HTTPStatus.MULTIPLE_CHOICES:
+        if record.error is not None or record.status not in ANSWERED:
             self.failed += 1
             return
         self.requests += 1
-        self.pictures += len(record.digests)
-        self.hits += record.cache == "hit"
-        self.joins += record.cache == "join"
-        self.unmetered += record.usage is None or not record.usage.total_tokens
-        if record.usage is not None:
-            self._count_tokens(record, record.usage, price)
+        if record.digests:
+            self.pictures += len(record.digests)
+        if record.cache == "hit":
+            self.hits += 1
+        elif record.cache == "join":
+            self.joins += 1
+        usage = record.usage
+        if usage is None or not usage.total_tokens:
+            self.unmetered += 1
+        if usage is not None:
+            self._count_tokens(record, usage, price)
 
     def _count_tokens(self, record: Record, usage: Usage, price: Price) -> None:
         prompt, completion, details = usage.prompt_tokens, usage.completion_tokens, usage.prompt_tokens_details
-        worth = price.of(pictures=len(record.digests), prompt_tokens=prompt, completion_tokens=completion)
+        worth = price.of(len(record.digests), prompt, completion)
         self.prompt_tokens += prompt
         self.completion_tokens += completion
-        self.picture_tokens += details.image_tokens if details is not None else 0
+        if details is not None:
+            self.picture_tokens += details.image_tokens
         if record.saved is None:
             self.cost += worth
         else:

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -90,21 +90,32 @@ class Ledger:
         `route` has the route of a path.
         """
 
-        def tell(record: Record) -> None:
-            if record.method == "POST" and record.status != HTTPStatus.UNAUTHORIZED and route(record.path) == counts:
-                self.count(record)
+        def tell(records: Sequence[Record]) -> None:
+            known = [record for record in records if record.status != HTTPStatus.UNAUTHORIZED]
+            self.count(*[record for record in known if record.method == "POST" and route(record.path) == counts])
 
         return tell
 
-    def count(self, record: Record) -> None:
-        """Counts a request that is over, today."""
-        caller, model = record.caller, record.model or NOBODY
-        account = Account(self.today, caller.key_id or NOBODY, caller.team or NOBODY, model)
-        if (counts := self._counts.get(account)) is None:
-            if len(self._counts) >= MOST_ACCOUNTS:
-                account = Account(account.day, OTHERS, OTHERS, OTHERS)
-            counts = self._counts.setdefault(account, Counts())
-        counts.count(record, self._prices.get(model, _FREE))
+    def count(self, *records: Record) -> None:
+        """Counts requests that are over, today: all of them, or none, and then it raises."""
+        groups: dict[tuple[str, str, str | None], tuple[Counts, Price]] = {}
+        for record in records:
+            caller = record.caller
+            whose = caller.key_id, caller.team, record.model
+            found = groups.get(whose)
+            if found is None:
+                found = groups[whose] = Counts(), self._prices.get(record.model or NOBODY, _FREE)
+            counts, price = found
+            counts.count(record, price)
+        for names, (counts, _) in groups.items():
+            self._account(*(name or NOBODY for name in names)).add(counts)
+
+    def _account(self, key: str, team: str, model: str) -> Counts:
+        """What is counted there today; where there are too many, with all others."""
+        account = Account(self.today, key, team, model)
+        if account not in self._counts and len(self._counts) >= MOST_ACCOUNTS:
+            account = Account(account.day, OTHERS, OTHERS, OTHERS)
+        return self._counts.setdefault(account, Counts())
 
     async def read(self, query: Query) -> Mapping[Account, Counts]:
         """The sums of each group, with all that was counted here so far; other processes' are a second old at most.

@@ -21,7 +21,7 @@ class Price(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     prompt_tokens: Money = Money(0)
     completion_tokens: Money = Money(0)
 
-    def of(self, *, pictures: int, prompt_tokens: int, completion_tokens: int) -> int:
+    def of(self, pictures: int, prompt_tokens: int, completion_tokens: int) -> int:
         """What so many cost, exact, in billionths: millionths for a thousand are billionths for one."""
         return (
             pictures * self.pictures + prompt_tokens * self.prompt_tokens + completion_tokens * self.completion_tokens

@@ -16,7 +16,7 @@ import pytest
 from gateway.auth import Caller
 from gateway.errors import EngineUnavailable
 from gateway.logs import pipeline
-from gateway.logs.line import RequestLine
+from gateway.logs.line import RequestLines
 from gateway.logs.settings import LogConfig
 from gateway.output import Output
 from gateway.record import Record
@@ -75,8 +75,8 @@ def logging_to(folder: Path, **settings: Any) -> Iterator[Said]:
 def test_the_line_of_a_request_has_everything_in_fields(tmp_path: Path) -> None:
     """For machines each by its name, times in milliseconds; what is not known is left out."""
     with logging_to(tmp_path) as said:
-        RequestLine([])(RECORD)
-        RequestLine([])(Record(method="GET", path="/nothing", status=404, error="unknown_url", seconds=0.001))
+        RequestLines([])([RECORD])
+        RequestLines([])([Record(method="GET", path="/nothing", status=404, error="unknown_url", seconds=0.001)])
 
     full, bare = said.lines
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", full.pop("time"))
@@ -103,10 +103,33 @@ def test_the_line_of_a_request_has_everything_in_fields(tmp_path: Path) -> None:
     assert bare.keys() == {"time", "level", "event", "id", "request", "status", "ms", "error"}
 
 
+@pytest.mark.parametrize(("form", "start"), [("json", '{"time":'), ("text", "")])
+def test_many_requests_have_a_line_each(tmp_path: Path, form: str, start: str) -> None:
+    """Told together, they stand in their order, whatever their log is written for."""
+    with logging_to(tmp_path, format=form) as said:
+        RequestLines([])([Record(path=f"/{number}") for number in range(50)])
+
+    lines = said.text.splitlines()
+    assert all(line.startswith(start) and f"/{number} 499 " in line for number, line in enumerate(lines))
+    assert len(lines) == 50
+
+
+@pytest.mark.parametrize(
+    ("seconds", "milliseconds"), [(0.0, 0.0), (4e-6, 0.0), (6e-6, 0.01), (0.0123456, 12.35), (86_400.25, 86_400_250.0)]
+)
+def test_times_are_told_in_hundredths_of_a_millisecond(tmp_path: Path, seconds: float, milliseconds: float) -> None:
+    """From the shortest stage to a day."""
+    with logging_to(tmp_path) as said:
+        RequestLines([])([Record(seconds=seconds, stages={"engine": seconds})])
+
+    (line,) = said.lines
+    assert (line["ms"], line["stages"]["engine"]) == (milliseconds, milliseconds)
+
+
 def test_people_read_a_sentence(tmp_path: Path) -> None:
     """A line each, with the time of day and the level."""
     with logging_to(tmp_path, format="text") as said:
-        RequestLine([])(RECORD)
+        RequestLines([])([RECORD])
         log.warning("something %s", "odd")
 
     first, second = said.text.splitlines()
@@ -133,9 +156,8 @@ def test_what_goes_through_logging_comes_out_the_same_way(tmp_path: Path, form: 
 def test_the_level_decides_what_is_said(tmp_path: Path, level: str, lines: int) -> None:
     """For both ways in. Probes and scrapes that go well are worth a debug line."""
     with logging_to(tmp_path, level=level) as said:
-        tell = RequestLine(["/health"])
-        for path, status in (("/health", 200), ("/health", 503), ("/", 200)):
-            tell(Record(path=path, status=status))
+        tell = RequestLines(["/health"])
+        tell([Record(path=path, status=status) for path, status in (("/health", 200), ("/health", 503), ("/", 200))])
         for number in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR):
             log.log(number, "x")
 
@@ -251,7 +273,7 @@ def test_engines_are_carried_with_their_name_and_level(tmp_path: Path, line: str
 def test_a_path_forges_nothing_and_gives_nothing_away(tmp_path: Path, form: str, path: str) -> None:
     """It is one line whatever stands in it."""
     with logging_to(tmp_path, format=form) as said:
-        RequestLine([])(Record(method="GET", path=path, status=404))
+        RequestLines([])([Record(method="GET", path=path, status=404)])
 
     assert said.text.count("\n") == 1
     assert not set(said.text) & {"\r", "\x1b"}

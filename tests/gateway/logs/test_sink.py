@@ -1,6 +1,5 @@
 """Nobody waits for whoever reads the log."""
 
-import asyncio
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,38 +50,19 @@ def test_a_line_is_there_at_once(tmp_path: Path) -> None:
     assert file.read_bytes() == b"one\ntwo" + b"x" * 3 * ATOMIC + b"\n"
 
 
-async def test_what_many_requests_say_is_written_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first line at once, what follows it a moment later, all in order; whatever else is said takes them along."""
-    monkeypatch.setattr("gateway.logs.sink.PAUSE", 0.2)
-    file = tmp_path / "log"
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT)
-    sink = Sink(descriptor, notice)
+def test_of_what_is_said_at_once_lines_are_dropped_one_by_one(pipe: tuple[int, int]) -> None:
+    """What there is room for is written, what is below a line goes with it, and each that is lost counts."""
+    sink = Sink(pipe[1], notice)
+    small, large = b"trouble\n    set in\n", b"trouble\n    " + LINE
+    room = LINE * (MOST_WAITING // len(LINE))
 
-    for line in (b"1\n", b"2\n", b"3\n"):
-        sink.put_soon(line)
-    first = file.read_bytes()
-    sink.put(b"trouble\n")
-    second = file.read_bytes()
-    sink.put_soon(b"4\n")
-    async with asyncio.timeout(10):
-        while not file.read_bytes().endswith(b"4\n"):
-            await asyncio.sleep(0.005)
-    os.close(descriptor)
+    sink.put(room + small + large + b"end\n")
+    said = b""
+    while block := drained(pipe[0]):
+        said += block
+        sink.put(b"")
 
-    assert (first, second) == (b"1\n", b"1\n2\n3\ntrouble\n")
-    assert file.read_bytes() == b"1\n2\n3\ntrouble\n4\n"
-
-
-def test_without_an_event_loop_nothing_waits(tmp_path: Path) -> None:
-    """Nobody would write it later."""
-    file = tmp_path / "log"
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT)
-    sink = Sink(descriptor, notice)
-    for line in (b"1\n", b"2\n"):
-        sink.put_soon(line)
-    os.close(descriptor)
-
-    assert file.read_bytes() == b"1\n2\n"
+    assert said == room + small + b"end\n" + notice(1)
 
 
 def test_a_pipe_that_nobody_reads_holds_nobody_up(pipe: tuple[int, int]) -> None:

@@ -1,5 +1,6 @@
 """Numbers are counted, bounded, added up over processes, and read by Prometheus's own parser as they were meant."""
 
+import random
 from collections.abc import Iterable
 
 import pytest
@@ -9,7 +10,7 @@ from gateway.metrics.counts import MOST, OTHER, Counts, Sample, decode, encode, 
 from gateway.metrics.declared import ALL, Metric
 from gateway.metrics.exposition import exposed
 from gateway.metrics.teller import Counting, Routes
-from gateway.record import Record
+from gateway.record import Record, Stage
 from gateway.wire import Usage
 from tests.gateway.metrics.reading import lines
 
@@ -24,7 +25,7 @@ def read(samples: Iterable[Sample]) -> dict[str, float]:
 def told(record: Record, counts: Counts | None = None) -> dict[str, float]:
     """What is exposed once that request is over."""
     counts = counts or Counts()
-    Counting(counts, Routes(SERVED))(record)
+    Counting(counts, Routes(SERVED))([record])
     return read(counts.samples())
 
 
@@ -79,6 +80,52 @@ def test_a_refusal_is_counted_by_its_code() -> None:
     assert found["altgate_refusals_total model_not_found"] == 1
 
 
+def test_many_at_once_count_as_one_by_one() -> None:
+    """Whatever they are, and wherever their times fall: on the bound of a bucket, between two, or beyond the last."""
+    dice = random.Random(1)
+    records = [made_up(dice) for _ in range(300)]
+    together, apart = Counts(), Counts()
+
+    Counting(together, Routes(SERVED))(records)
+    for record in records:
+        Counting(apart, Routes(SERVED))([record])
+
+    assert read(together.samples()) == pytest.approx(read(apart.samples()))
+
+
+def made_up(dice: random.Random) -> Record:
+    """A request of any kind."""
+
+    def seconds() -> float:
+        return dice.choice([*declared.FINE, 0.0, 1e6, dice.random()])
+
+    stages: list[Stage] = ["parse", "cache", "engine"]
+    return Record(
+        path=dice.choice(SERVED),
+        model=dice.choice(["demo", "other", None]),
+        status=dice.choice([200, 404, 503]),
+        cache=dice.choice(["hit", "miss", None]),
+        error=dice.choice(["engine_error", None, None]),
+        digests=["a"] * dice.randrange(3),
+        picture_bytes=dice.randrange(1000),
+        usage=dice.choice([Usage(dice.randrange(100), dice.randrange(100), 0), None]),
+        seconds=seconds(),
+        stages={stage: seconds() for stage in dice.sample(stages, dice.randrange(4))},
+    )
+
+
+@pytest.mark.parametrize("seconds", [*declared.COARSE, 0.0, 0.3, 1e9])
+def test_a_time_is_in_the_first_bucket_whose_bound_it_does_not_exceed(seconds: float) -> None:
+    """And in all above it, as Prometheus counts."""
+    counts = Counts()
+    counts.observe(declared.MODEL_SECONDS, ("demo",), [seconds, seconds])
+    found = read(counts.samples())
+
+    buckets = {name.split(" ")[1]: count for name, count in found.items() if "_bucket " in name}
+    assert buckets == {bound: 2 * (seconds <= float(bound)) for bound in buckets}
+    assert len(buckets) == len(declared.COARSE) + 1
+
+
 @pytest.mark.parametrize(
     ("path", "name"),
     [
@@ -119,7 +166,7 @@ def test_workers_are_added_up() -> None:
     for counts, times in ((one, 2), (other, 3)):
         for _ in range(times):
             counts.add(declared.REFUSALS, ("not_cached",))
-            counts.observe(declared.ENGINE_SECONDS, ("demo",), 0.2)
+            counts.observe(declared.ENGINE_SECONDS, ("demo",), [0.2])
     one.add(declared.REFUSALS, ("engine_error",))
     state = [Sample(declared.ENGINE_STATE.name, ("demo", "ready"), (1.0,))]
     redis = [Sample(declared.REDIS_UP.name, (), (up,)) for up in (1.0, 0.0)]

@@ -184,12 +184,30 @@ async def test_what_comes_without_a_key_that_holds_is_nobodys(tmp_path: Path) ->
             {"method": "GET", "status": 405},
             {"path": "/v1/models"},
         ):
-            tell(record(**fields))
+            tell([record(**fields)])
         found = await ledger.read(Query(first="1970-01-01", last="9999-12-31", by=("key", "model")))
 
     assert {(key, model): (each.requests, each.failed) for (_, key, _, model), each in found.items()} == {
         ("ann", "demo"): (1, 0),
         ("ann", NOBODY): (0, 1),
+    }
+
+
+async def test_many_are_counted_at_once_or_none_of_them(tmp_path: Path) -> None:
+    """One that cannot be counted is met before any of the others has been: they can be told again."""
+    ann, bob = record(ANN), record(BOB, status=503, error="x")
+    broken: Any = record(BOB, usage="none")
+    async with troubled(tmp_path) as store:
+        ledger = Ledger(store, {})
+        with pytest.raises(AttributeError):
+            ledger.count(ann, bob, broken)
+        ledger.count(ann, bob, ann, record(ANN, model="other"))
+        found = await ledger.read(Query(first="1970-01-01", last="9999-12-31", by=("key", "model")))
+
+    assert {(key, model): (each.requests, each.failed) for (_, key, _, model), each in found.items()} == {
+        ("ann", "demo"): (2, 0),
+        ("ann", "other"): (1, 0),
+        ("bob", "demo"): (0, 1),
     }
 
 
