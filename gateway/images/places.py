@@ -7,13 +7,16 @@ some, until there are dozens of slow domains at once. Where nobody needs a key t
 
 import asyncio
 import re
-from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
+from typing import TypeVar
 
 for_team: ContextVar[str] = ContextVar("for_team", default="")
 """The team for which a download goes on, and with it what the download needs, such as its host's addresses."""
+
+K = TypeVar("K", bound=Hashable)
 
 _PART = 8  # of what a team could still have, for one domain
 _NATIONAL = re.compile(r"(ac|co|com|edu|go|gov|ne|net|or|org)\.[a-z]{2}")  # below which names are many owners'
@@ -23,6 +26,45 @@ class NoPlaceError(Exception):
     """There was no place for as long as one waits for one, or no room for more bytes."""
 
 
+class Line:
+    """Those who wait. Each team has a line for each domain; teams take turns, and so do the domains of a team.
+
+    However many wait, to come, to leave and to be served costs the same: they come by the thousand.
+    """
+
+    def __init__(self) -> None:
+        self._teams: OrderedDict[str, OrderedDict[str, OrderedDict[asyncio.Future[None], None]]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return sum(len(turns) for domains in self._teams.values() for turns in domains.values())
+
+    def add(self, team: str, domain: str, turn: asyncio.Future[None]) -> None:
+        """Whose turn it will be is at the end of the line."""
+        self._teams.setdefault(team, OrderedDict()).setdefault(domain, OrderedDict())[turn] = None
+
+    def remove(self, team: str, domain: str, turn: asyncio.Future[None]) -> None:
+        """They wait no longer, if they still did."""
+        domains = self._teams.get(team, {})
+        turns = domains.get(domain, {})
+        turns.pop(turn, None)
+        if domain in domains and not turns:
+            del domains[domain]
+        if team in self._teams and not domains:
+            del self._teams[team]
+
+    def domains(self) -> Iterator[tuple[str, Iterable[str]]]:
+        """Each team that waits, with the domains for which it does, those first whose turn it is."""
+        return ((team, domains.keys()) for team, domains in self._teams.items())
+
+    def first(self, team: str, domain: str) -> asyncio.Future[None]:
+        """Takes out who came first. All other domains of the team come before this one now, and all other teams."""
+        turn = next(iter(self._teams[team][domain]))
+        self._teams[team].move_to_end(domain)
+        self._teams.move_to_end(team)
+        self.remove(team, domain, turn)
+        return turn
+
+
 class Places:
     """Room for `total` at once. `left` says how much of it there still is."""
 
@@ -30,7 +72,7 @@ class Places:
         self.left = total
         self._teams: Counter[str] = Counter()
         self._domains: Counter[tuple[str, str]] = Counter()
-        self._line: deque[tuple[str, str, asyncio.Future[None]]] = deque()
+        self._line = Line()
 
     @asynccontextmanager
     async def place(self, host: str, *, patience: float) -> AsyncIterator[None]:
@@ -40,7 +82,10 @@ class Places:
             NoPlaceError: there was none within `patience` seconds.
         """
         team, domain = for_team.get(), domain_of(host)
-        await self._taken(team, domain, patience)
+        if self.fits(team, domain):  # then nobody waits who could have it
+            self._take(team, domain)
+        else:
+            await self._turn(team, domain, patience)
         try:
             yield
         finally:
@@ -48,43 +93,59 @@ class Places:
 
     def fits(self, team: str, domain: str) -> bool:
         """Whether there is a place for the team's work on that domain."""
-        room = _obtainable(team, self.left, self._teams[team])
+        room = self._room(team)
         return self._domains[team, domain] < -(-room // _PART)
 
-    async def _taken(self, team: str, domain: str, patience: float) -> None:
+    def _room(self, team: str) -> int:
+        return _obtainable(team, self.left, self._teams[team])
+
+    async def _turn(self, team: str, domain: str, patience: float) -> None:
         turn = asyncio.get_running_loop().create_future()
-        self._line.append((team, domain, turn))
-        self._serve()
+        self._line.add(team, domain, turn)
         try:
             async with asyncio.timeout(patience):
                 await turn
         except (TimeoutError, asyncio.CancelledError) as error:
+            self._line.remove(team, domain, turn)
             if turn.done() and not turn.cancelled():
                 self._give_back(team, domain)  # it came, and nobody is there to take it
-            self._serve()
             if isinstance(error, TimeoutError):
                 raise NoPlaceError from None
             raise
 
     def _serve(self) -> None:
         """Gives places to all in line who may have one."""
-        waiting = [each for each in self._line if not (each[2].done() or self._is_given(*each))]
-        self._line = deque(waiting)
+        while served := self._next():
+            turn = self._line.first(*served)
+            if not turn.done():
+                self._take(*served)
+                turn.set_result(None)
 
-    def _is_given(self, team: str, domain: str, turn: asyncio.Future[None]) -> bool:
-        if not self.fits(team, domain):
-            return False
+    def _next(self) -> tuple[str, str] | None:
+        for team, domains in self._line.domains():
+            if self._room(team) > 0:  # of its domains those alone do not fit that have places already: there are few
+                for domain in domains:
+                    if self.fits(team, domain):
+                        return team, domain
+        return None
+
+    def _take(self, team: str, domain: str) -> None:
         self.left -= 1
         self._teams[team] += 1
         self._domains[team, domain] += 1
-        turn.set_result(None)
-        return True
 
     def _give_back(self, team: str, domain: str) -> None:
         self.left += 1
-        self._teams -= Counter([team])  # which forgets those that hold nothing any more
-        self._domains -= Counter([(team, domain)])
+        _forget(self._teams, team)
+        _forget(self._domains, (team, domain))
         self._serve()
+
+
+def _forget(counts: Counter[K], key: K) -> None:
+    """One less of what is counted, and nothing left of what is not there any more."""
+    counts[key] -= 1
+    if not counts[key]:
+        del counts[key]
 
 
 class Room:

@@ -1,6 +1,7 @@
 """Room that is shared out: who gets a place at once, who waits, and what the slow leave to the others."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, asynccontextmanager, suppress
 
@@ -140,6 +141,38 @@ async def test_who_stops_waiting_takes_no_place() -> None:
     assert (places.left, len(places._line)) == (3, 0)
     async with places.place("a", patience=1):
         assert places.left == 2
+
+
+async def test_teams_and_domains_take_turns() -> None:
+    """Who asks for much waits behind its own, not before all others."""
+    places, order = Places(1), []
+
+    async def work(team: str, host: str) -> None:
+        for_team.set(team)
+        async with places.place(host, patience=30):
+            order.append(f"{team} {host}")
+            await asyncio.sleep(0)
+
+    crowd = [("one", "a.example")] * 3 + [("one", "b.example")] * 2 + [("two", "a.example")]
+    await asyncio.gather(*(work(*who) for who in crowd))
+    expected = ["one a", "one a", "two a", "one b", "one a", "one b"]
+    assert order == [f"{who}.example" for who in expected]
+
+
+@pytest.mark.parametrize("domains", [1, 5000])
+async def test_however_many_wait_it_costs_no_time(domains: int) -> None:
+    """Thousands who come, are served and give up, of one domain or of as many: their number costs each of them nothing."""
+    places = Places(64)
+
+    async def work(number: int) -> None:
+        with suppress(NoPlaceError):
+            async with places.place(f"slow{number % domains}.example", patience=0.5):
+                await asyncio.sleep(0.05)
+
+    began = time.process_time()
+    await asyncio.gather(*(work(number) for number in range(5000)))
+    assert time.process_time() - began < 3  # under half a second; were all looked at for each, ten
+    assert (places.left, len(places._line)) == (64, 0)
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from("xyz")) | st.integers(0, 23), max_size=80))
