@@ -3,6 +3,7 @@
 What is slow holds its place, and its bytes, for long. So a team may hold no more of either than are left, and of places
 for one domain an eighth of what it could still have, rounded up: who comes first gets many, and whoever comes finds
 some, until there are dozens of slow domains at once. Where nobody needs a key there is no other team to leave some to.
+Those who wait take turns, team by team, and within a team domain by domain.
 """
 
 import asyncio
@@ -44,12 +45,13 @@ class Line:
 
     def remove(self, team: str, domain: str, turn: asyncio.Future[None]) -> None:
         """They wait no longer, if they still did."""
-        domains = self._teams.get(team, {})
-        turns = domains.get(domain, {})
-        turns.pop(turn, None)
-        if domain in domains and not turns:
+        domains = self._teams.get(team)
+        if domains is None or domain not in domains:
+            return
+        domains[domain].pop(turn, None)
+        if not domains[domain]:
             del domains[domain]
-        if team in self._teams and not domains:
+        if not domains:
             del self._teams[team]
 
     def domains(self) -> Iterator[tuple[str, Iterable[str]]]:

@@ -161,7 +161,7 @@ async def test_teams_and_domains_take_turns() -> None:
 
 @pytest.mark.parametrize("domains", [1, 5000])
 async def test_however_many_wait_it_costs_no_time(domains: int) -> None:
-    """Thousands who come, are served and give up, of one domain or of as many: their number costs each of them nothing."""
+    """Thousands come, are served and give up, of one domain or of as many: each takes as long as if it were alone."""
     places = Places(64)
 
     async def work(number: int) -> None:

@@ -75,10 +75,10 @@ async def test_the_borders_of_what_is_public_are_dialled() -> None:
 async def test_rebinding_gains_nothing(
     origin: Origin, forbidden: Origin, config: ImagesConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A name whose answers change is judged by the answer that is dialled, a thousand times."""
+    """A name whose answers change is judged by the answer that is dialled, ten thousand times."""
     monkeypatch.setattr("gateway.images.fetch.MAX_DOWNLOADS", 2**10)
     monkeypatch.setattr("gateway.images.fetch.PATIENCE", 60)
-    rounds = 1000
+    rounds = 10_000
     origin.answers["/"] = answer()
     dns = FakeDns({"rebind.example": [["127.0.0.1"], ["127.0.0.2"], ["127.0.0.2"], ["127.0.0.1"]] * (rounds // 4)})
     urls = [f"http://rebind.example:{(origin, forbidden)[number % 2].port}/?{number}" for number in range(rounds)]
