@@ -24,6 +24,7 @@ MAX_HEADERS = 100
 MAX_UNDER_WAY = 256 * 2**20  # bytes of all bodies that are not yet there in full
 MAX_HEAD = 64 * 2**10  # bytes of all headers together
 RATE_GRACE = 2.0  # seconds for which a body may be slower than the least rate
+TRIES = 2  # of all hops together
 RETRY_PAUSE = 0.25  # seconds
 CHUNK = 64 * 2**10
 
@@ -105,22 +106,31 @@ class Downloader:
             NoPlaceError: too many names are being looked up, or too many bytes are under way.
             FAILURES: they cannot be had.
         """
+        hops, tries = 0, TRIES
         async with asyncio.timeout(self._config.fetch_timeout):
-            try:
-                return await self._follow(target)
-            except PassingError:
-                await asyncio.sleep(RETRY_PAUSE)
-                return await self._follow(target)
-
-    async def _follow(self, target: Target) -> bytes:
-        for _ in range(MAX_REDIRECTS + 1):
-            async with self._session.get(URL(str(target), encoded=True), allow_redirects=False) as response:
-                _check_head(response)
-                if response.status not in _REDIRECTS:
-                    return await self._read(response)
-                response.close()  # a redirect's body is not read, however long it is
-                target = self._policy.join(target, response.headers.get("Location", ""))
+            while hops <= MAX_REDIRECTS:
+                try:
+                    found = await self._ask(target)
+                except PassingError:
+                    tries -= 1
+                    if not tries:
+                        raise
+                    # Only this hop again: a server that closes connections as they are used again does so each time.
+                    await asyncio.sleep(RETRY_PAUSE)
+                    continue
+                if not isinstance(found, Target):
+                    return found
+                target, hops = found, hops + 1
         raise UnreachableError("too many redirects")
+
+    async def _ask(self, target: Target) -> bytes | Target:
+        """What is there, or where that leads."""
+        async with self._session.get(URL(str(target), encoded=True), allow_redirects=False) as response:
+            _check_head(response)
+            if response.status not in _REDIRECTS:
+                return await self._read(response)
+            response.close()  # a redirect's body is not read, however long it is
+            return self._policy.join(target, response.headers.get("Location", ""))
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         _check_status(response)

@@ -1,6 +1,7 @@
 """How often a picture is downloaded: once for all who ask, twice where a fault may pass, and each host in its turn."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -11,7 +12,7 @@ from gateway.images.fetch import MAX_DOWNLOADS, PATIENCE, Fetcher
 from gateway.images.places import for_team
 
 from .conftest import Origin
-from .network import BODY, PARAM, FakeDns, answer, assert_unreachable, refused
+from .network import BODY, PARAM, FakeDns, answer, assert_unreachable, redirect, refused
 
 
 async def test_a_thousand_requests_for_a_dead_url_make_one_connection(origin: Origin, fetcher: Fetcher) -> None:
@@ -246,6 +247,32 @@ async def test_what_may_pass_is_tried_once_more(origin: Origin, fetcher: Fetcher
     assert len(origin.heads) == 2
     await assert_unreachable(fetcher, origin.url("/broken"))
     assert len(origin.heads) == 4
+
+
+async def test_a_server_that_closes_after_each_answer_is_followed(origin: Origin, fetcher: Fetcher) -> None:
+    """Without a word of it, as small servers do: the redirect's connection is gone when it is used again."""
+    origin.answers["/"] = b"HTTP/1.1 302 Found\r\nLocation: /b\r\nContent-Length: 0\r\n\r\n"
+    origin.answers["/b"] = answer()
+    assert await fetcher.fetch(origin.url("/"), param=PARAM) == BODY
+
+
+async def test_a_second_try_does_not_go_all_the_way_again(origin: Origin, fetcher: Fetcher) -> None:
+    """Only what failed is asked once more, in all of a download once."""
+
+    def failing(times: int) -> Callable[[asyncio.StreamWriter], Awaitable[None]]:
+        answers = iter([answer(status="503 Service Unavailable")] * times + [answer()])
+
+        async def send(writer: asyncio.StreamWriter) -> None:
+            writer.write(next(answers))
+
+        return send
+
+    origin.answers |= {"/": redirect("/b"), "/b": redirect("/c"), "/c": failing(1)}
+    origin.answers |= {"/d": redirect("/e"), "/e": failing(2)}
+    assert await fetcher.fetch(origin.url("/"), param=PARAM) == BODY
+    assert [head.split(" ")[1] for head in origin.heads] == ["/", "/b", "/c", "/c"]
+    await assert_unreachable(fetcher, origin.url("/d"))
+    assert [head.split(" ")[1] for head in origin.heads[4:]] == ["/d", "/e", "/e"]
 
 
 @pytest.mark.parametrize("status", ["400 Bad Request", "401 Unauthorized", "404 Not Found", "410 Gone"])
