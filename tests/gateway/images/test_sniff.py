@@ -12,13 +12,13 @@ from . import made
 
 PAGES = [
     "<!DOCTYPE html><p>Log in", "<HTML>", "\n\n  <!doctype HTML PUBLIC '-//W3C//DTD HTML 4.01//EN'>",
-    "<!-- saved --><!-- again -->\n<script>location='/login'</script>", "<meta charset=utf-8><title>403", "<h1>403</h1>",
+    "<!-- saved --><!-- again -->\n<script>location='/login'</script>", "<meta charset=utf-8><title>403", "<h1>403",
     "<div id=app></div>", "<style>p{}</style>", "<br>", "<title>Just a moment...</title>",
     '<?xml version="1.0"?>\n<!DOCTYPE html PUBLIC "-//W3C//DTD XHTML 1.0 Strict//EN" "x"><html/>',
     '<?xml version="1.0"?><!-- x --><html xmlns="http://www.w3.org/1999/xhtml"/>', "\ufeff<html>",
 ]  # fmt: skip
 OTHERS = {
-    "an SVG drawing": [b"<svg/>", b"<?xml version='1.0'?>\n<!-- x --><!DOCTYPE svg PUBLIC 'x'><svg>", b"<!DOCTYPE svg>"],
+    "an SVG drawing": [b"<svg/>", b"<?xml version='1.0'?>\n<!-- x --><!DOCTYPE svg PUBLIC ''><svg>", b"<!DOCTYPE svg>"],
     "an XML document": [b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>"],
     "a PDF document": [b"%PDF-1.7", b"\n%PDF-1.4"],
     "a PostScript drawing (EPS)": [b"%!PS-Adobe-3.0 EPSF-3.0", b"\xc5\xd0\xd3\xc6" + bytes(30)],
