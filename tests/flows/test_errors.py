@@ -237,6 +237,14 @@ def test_a_large_photograph_in_base64_is_accepted(server: Server) -> None:
     assert about(server, data_url(pictures.encoded(noise, compress_level=0))).status == 200
 
 
+def test_a_picture_over_the_limit_is_told_from_a_body_over_it(server: Server) -> None:
+    """67 MB of base64 are a body that is read, and a picture that is not, though not one of its bytes is wrong."""
+    answer = about(server, "data:image/png;base64," + "A" * 67_000_000)
+
+    assert (answer.status, answer.error["code"], answer.error["param"]) == (400, "image_file_too_large", AT)
+    assert "20 MiB" in answer.error["message"]
+
+
 def test_a_body_over_the_limit_is_413_naming_it(tmp_path_factory: pytest.TempPathFactory) -> None:
     """With its length announced or not, and the process goes on."""
     settings = '[server]\nmax_body = "1MiB"\n[engines]\npreload = []'

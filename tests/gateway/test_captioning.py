@@ -386,7 +386,9 @@ async def test_what_cannot_be_done_is_refused_before_any_picture_is_fetched(
 async def test_pictures_are_decoded_when_the_engine_is_there(
     altgate: Make, stream: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Until then a request holds what the client sent: decoded, a picture may take a hundred times as much."""
+    """Until then a request holds what the client sent: decoded, a picture may take a hundred times as much. Where the
+    answer is kept, they are not decoded at all.
+    """
     decoded: list[str] = []
     hand_over = Ingest.hand_over
 
@@ -408,6 +410,8 @@ async def test_pictures_are_decoded_when_the_engine_is_there(
 
     assert len(decoded) == 1
     assert engine.asked[0].stream is (True if stream else None)
+    assert (await made.answer())[0] == "hit"
+    assert len(decoded) == 1
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from PIL import Image
 from gateway.images import header, pixels
 from gateway.images.plan import Sizing, plan
 
-from . import colour
+from . import colour, made
 from .conftest import MakePng
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -77,14 +77,14 @@ def test_pngs(make_png: MakePng, depth: int, kind: int, channels: int, expected:
     assert is_near(shown(data), levels(expected(values / most)))
 
 
-@pytest.mark.parametrize("depth", [1, 2, 4])
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
 def test_few_bits(make_png: MakePng, depth: int) -> None:
-    """Grey of 1, 2 and 4 bits reaches from black to white, and palettes of as many show their colours."""
+    """Grey of 1, 2, 4 and 8 bits reaches from black to white, and palettes of as many show their colours."""
     most = 2**depth - 1
     indices = np.rint(samples(1)[..., 0] * most).astype(np.uint8)
     bits = np.unpackbits(indices[..., None], axis=-1)[..., -depth:].reshape(SIDE, -1)
     rows = [row.tobytes() for row in np.packbits(bits, axis=-1)]
-    palette = np.array([(7 * at % 256, 255 - 16 * at, 16 * at) for at in range(most + 1)], np.uint8)
+    palette = np.array([(7 * at % 256, -16 * at % 256, 16 * at % 256) for at in range(most + 1)], np.uint8)
     alpha = np.linspace(0, 255, most + 1).astype(np.uint8)
 
     grey = make_png((SIDE, SIDE), depth=depth, color=0, rows=rows)
@@ -236,3 +236,49 @@ def test_sixteen_bits_of_transparent_colour(make_png: MakePng) -> None:
     row = struct.pack(">4H", 0x1234, 0x1235, 0x1234, 0xFFFF)
     data = make_png((4, 1), depth=16, color=0, rows=[row], chunks=[(b"tRNS", struct.pack(">H", 0x1234))])
     assert shown(data)[0, ::32, 0].tolist() == [255, 18, 255, 255]
+
+
+# --- several pictures in one file -----------------------------------------------------------------------------------
+
+FEW = levels(CUBE)[::6, ::6]
+
+
+def large(colours: Array) -> Image.Image:
+    """A patch of each of those levels, which compression hardly changes."""
+    return Image.fromarray(colours.astype(np.uint8).repeat(PATCH, axis=0).repeat(PATCH, axis=1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("PNG", {}), ("WEBP", {"lossless": True}), ("AVIF", {"quality": 100, "subsampling": "4:4:4"})],
+    ids=["PNG", "WebP", "AVIF"],
+)
+def test_animations_show_how_they_begin(kind: str, options: dict[str, Any]) -> None:
+    """Each colour of the first frame, and nothing of the others."""
+    target = BytesIO()
+    large(FEW).save(target, kind, save_all=True, append_images=[large(255 - FEW), large(FEW[::-1])], **options)
+    assert is_near(patches(shown(target.getvalue())), FEW)
+
+
+def test_a_moving_gif_shows_how_it_begins() -> None:
+    """In the colours of its palette."""
+    few = levels(CUBE)[:4, :4].repeat(8, axis=0).repeat(8, axis=1)
+    target = BytesIO()
+    first, second = (Image.fromarray(each.astype(np.uint8)).quantize(256) for each in (few, 255 - few))
+    first.save(target, "GIF", save_all=True, append_images=[second], loop=0)
+    assert is_near(shown(target.getvalue()), few)
+
+
+GAIN = b"http://ns.adobe.com/xap/1.0/\0<x:xmpmeta xmlns:x='adobe:ns:meta/' hdrgm:Version='1.0' hdrgm:GainMapMax='4'/>"
+
+
+@pytest.mark.parametrize("form", ["alone", "of two cameras", "with a map of its light"])
+def test_of_several_jpegs_in_one_the_first_is_shown(form: str) -> None:
+    """As it is: neither mixed with the picture of a second lens, nor brightened by a gain map behind it."""
+    lossless: dict[str, Any] = {"quality": 100, "subsampling": 0}
+    data, second = (made.saved(large(colours), "JPEG", **lossless) for colours in (FEW, 255 - FEW))
+    if form == "of two cameras":
+        data = made.saved(large(FEW), "MPO", save_all=True, append_images=[large(255 - FEW)], **lossless)
+    if form == "with a map of its light":
+        data = data[:2] + struct.pack(">HH", 0xFFE1, len(GAIN) + 2) + GAIN + data[2:] + second
+    assert is_near(patches(shown(data)), FEW)
