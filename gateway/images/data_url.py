@@ -22,6 +22,7 @@ from gateway.images.sniff import Format, sniff
 
 _MAX_HEAD = 1024  # characters before the comma
 _DATA = re.compile(r"data:", re.IGNORECASE | re.ASCII)
+_BLANKS_FIRST = re.compile(r"\s+(?:data|https?):", re.IGNORECASE | re.ASCII)
 _LABEL = re.compile(r"data:image/(?:x-)?([a-z0-9]{1,10})[;,]", re.IGNORECASE | re.ASCII)
 _ALIASES = {"JPG": "JPEG", "HEIF": "HEIC", "TIF": "TIFF"}  # other names on labels
 _WHITE_SPACE = b" \t\r\n"
@@ -48,6 +49,8 @@ def decode(text: str, *, param: str, max_bytes: int, formats: Sequence[Format]) 
     """
     if _DATA.match(text):
         return _decode_data_url(text, param, max_bytes)
+    if _BLANKS_FIRST.match(text):
+        raise refusal.unusable_url(param, "begins with white space; remove it")
     try:
         data = _decode_base64(text, 0, param, max_bytes)
     except ValueError:

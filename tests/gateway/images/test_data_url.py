@@ -115,14 +115,24 @@ def test_nothing_is_named(payload: str) -> None:
     "text",
     ["", "   ", "null", "file:///etc/passwd", "ftp://good.example/a.png", "s3://bucket/key", "gs://bucket/key",
      "blob:x", "/etc/passwd", "/home/me/photo.jpg", "C:\\photo.jpg", "photo.jpg", "//127.0.0.1/", "javascript:alert(1)",
-     "AAAA", base64.b64encode(b"<html>").decode(), base64.b64encode(PLAIN.encode()).decode(),
-     " data:image/png;base64," + PLAIN],
+     "AAAA", base64.b64encode(b"<html>").decode(), base64.b64encode(PLAIN.encode()).decode()],
 )  # fmt: skip
 def test_what_is_neither_url_nor_picture(text: str) -> None:
     """Paths, other schemes and words are refused with the accepted forms; base64 alone must hold a picture."""
     error = refused(text)
     assert error.code == "invalid_image_url"
     assert "an http(s) URL, a data URL such as 'data:image/png;base64," in error.message
+
+
+@pytest.mark.parametrize("blanks", [" ", "\n", "\t\r\n "])
+@pytest.mark.parametrize(
+    "url", ["data:image/png;base64," + PLAIN, "http://good.example/a.png", "HTTPS://good.example/"]
+)
+def test_white_space_before_a_url_is_named(blanks: str, url: str) -> None:
+    """Templates and files leave it there; it cannot be seen, and everything else about the URL is right."""
+    error = refused(blanks + url)
+    assert error.code == "invalid_image_url"
+    assert error.message == f"The URL at '{PARAM}' begins with white space; remove it."
 
 
 def test_trailing_bits_do_not_make_another_picture() -> None:
