@@ -9,7 +9,7 @@ This is the one seam to Pillow's parsers; only the decoding worker imports it.
 """
 
 from collections.abc import Callable, Iterable
-from functools import partial, reduce
+from functools import cache, partial, reduce
 from importlib import import_module
 from io import BytesIO
 from typing import Any, cast
@@ -26,7 +26,7 @@ Step = Callable[[Image.Image], Image.Image]
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # a picture gets one processor: the others have pictures of their own
 
 _WHITE = (255, 255, 255)
-_SIXTEEN_TO_EIGHT = [round(value / 257) for value in range(2**16)]
+_BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # of a TIFF's tags
 _KNOWN = frozenset(
     ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "I;16", "I;16B"]
 )  # modes whose values have a known range; floating-point and 32-bit ones have none
@@ -179,16 +179,28 @@ def straighten_inks(image: Image.Image) -> Image.Image:
 
 
 def reduce_depth(image: Image.Image) -> Image.Image:
-    """Scales 16-bit grey to 8 bits. Pillow's own conversion clips, which turns nearly everything white."""
+    """Scales 16-bit grey to 8 bits. Pillow's own conversion clips, which turns nearly everything white.
+
+    A TIFF's may have 12 bits in 16, or begin with white, of which Pillow takes no notice.
+    """
     if not image.mode.startswith("I"):
         return image
+    tags = getattr(image, "tag_v2", {})
     deep = image.convert("I")
-    grey = deep.point(_SIXTEEN_TO_EIGHT, "L")
+    grey = deep.point(_to_eight(tags.get(_BITS, (16,))[0], tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO), "L")
     key = image.info.get("transparency")
     if isinstance(key, int):
         grey.putalpha(deep.point([0 if value == key else 255 for value in range(2**16)], "L"))
     grey.info.pop("transparency", None)
     return grey
+
+
+@cache
+def _to_eight(bits: int, white_is_zero: bool) -> list[int]:
+    """What 16 bits become, of which so many are used."""
+    most = 2**bits - 1
+    levels = [min(255, round(value * 255 / most)) for value in range(2**16)]
+    return [255 - level for level in levels] if white_is_zero else levels
 
 
 def put_on_white(image: Image.Image) -> Image.Image:

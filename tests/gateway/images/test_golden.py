@@ -120,6 +120,38 @@ def test_hidden_colours_do_not_show_when_a_picture_shrinks(make_png: MakePng, hi
         assert np.abs(got[..., 0] - expected).mean() < 0.6
 
 
+# --- grey of TIFFs --------------------------------------------------------------------------------------------------
+
+
+def grey_tiff(values: Array, bits: int, *, white_is_zero: bool) -> bytes:
+    """A TIFF of those values, from 0 to 2**bits - 1 where that is white, or black."""
+    height, width = values.shape
+    stored = 2**bits - 1 - values if white_is_zero else values
+    if bits == 16:
+        data = stored.astype("<u2").tobytes()
+    else:
+        digits = (stored[..., None] >> np.arange(bits - 1, -1, -1)) & 1
+        data = np.packbits(digits.astype(np.uint8).reshape(height, -1), axis=-1).tobytes()
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: int(not white_is_zero), 273: 8, 277: 1, 278: height}
+    entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in [*tags.items(), (279, len(data))]]
+    directory = struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + directory
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 12, 16])
+@pytest.mark.parametrize("white_is_zero", [False, True])
+def test_scans_are_no_negatives(bits: int, white_is_zero: bool) -> None:
+    """A ramp from black to white is one, whichever of the two is zero, and however many bits it has."""
+    pixels.prepare(["tiff"])
+    values = np.rint(samples(1)[..., 0] * (2**bits - 1)).astype(int)
+    data = grey_tiff(values, bits, white_is_zero=white_is_zero)
+    if (bits, white_is_zero) == (12, True):
+        with pytest.raises(SyntaxError):  # which Pillow does not read
+            shown(data)
+    else:
+        assert is_near(shown(data), levels((values / (2**bits - 1))[..., None].repeat(3, axis=-1)))
+
+
 # --- profiles -------------------------------------------------------------------------------------------------------
 
 CUBE = np.array(list(product(range(0, 256, 15), repeat=3))).reshape(72, 81, 3) / 255
