@@ -71,8 +71,10 @@ class Sink:
         self._write(0)
 
     def _put_some(self, lines: Sequence[bytes]) -> None:
-        """Those that there is room for."""
+        """Those that there is room for, or will be once some are written."""
         for line in filter(None, lines):
+            if len(self._waiting) + len(line) > MOST_WAITING:
+                self._write(0)
             if len(self._waiting) + len(line) > MOST_WAITING:
                 self.dropped += 1
                 self._untold += 1

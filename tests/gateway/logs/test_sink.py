@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,28 @@ def drained(end: int) -> bytes:
     return b"".join(blocks)
 
 
+def filled(end: int) -> None:
+    """Leaves no room in a pipe."""
+    os.set_blocking(end, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(end, b"?")
+    os.set_blocking(end, True)
+
+
+def test_a_file_takes_whatever_is_said_at_once(tmp_path: Path) -> None:
+    """Far more than would wait for a reader: that bound is for those that do not read."""
+    file = tmp_path / "log"
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT)
+
+    sink = Sink(descriptor, notice)
+    sink.put(LINE * (3 * MOST_WAITING // len(LINE)))
+    os.close(descriptor)
+
+    assert file.stat().st_size == 3 * MOST_WAITING // len(LINE) * len(LINE)
+    assert sink.dropped == 0
+
+
 def test_a_line_is_there_at_once(tmp_path: Path) -> None:
     """A gateway that is killed leaves all that it has said."""
     file = tmp_path / "log"
@@ -55,8 +78,11 @@ def test_of_what_is_said_at_once_lines_are_dropped_one_by_one(pipe: tuple[int, i
     sink = Sink(pipe[1], notice)
     small, large = b"trouble\n    set in\n", b"trouble\n    " + LINE
     room = LINE * (MOST_WAITING // len(LINE))
+    filled(pipe[1])
 
     sink.put(room + small + large + b"end\n")
+    drained(pipe[0])
+    sink.put(b"")
     said = b""
     while block := drained(pipe[0]):
         said += block
