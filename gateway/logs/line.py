@@ -55,13 +55,14 @@ class RequestLines:
 
     def __call__(self, records: Sequence[Record]) -> None:
         """Writes those of these requests."""
-        lines: dict[int, list[Line]] = {logging.INFO: [], logging.DEBUG: []}
-        for record in records:
-            is_quiet = record.path in self._quiet and record.status < SMALLEST_ERROR
-            lines[logging.DEBUG if is_quiet else logging.INFO].append(_line(record))
-        for level, said in lines.items():
-            if said:
-                self._log.log(level, "requests", **{LINES: said})
+        quiet = [record for record in records if record.path in self._quiet and record.status < SMALLEST_ERROR]
+        loud = [record for record in records if record.path not in self._quiet or record.status >= SMALLEST_ERROR]
+        self._say(logging.INFO, loud)
+        self._say(logging.DEBUG, quiet)
+
+    def _say(self, level: int, records: Sequence[Record]) -> None:
+        if records and self._log.is_enabled_for(level):
+            self._log.log(level, "requests", **{LINES: [_line(record) for record in records]})
 
 
 def _line(record: Record) -> Line:

@@ -73,7 +73,8 @@ class Counting:
             yield declared.REQUESTS, (self._routes.name(path), model or "", str(status), cache or NONE), [len(alike)]
             if model:
                 yield from _of_model(model, cache, alike)
-        yield from _stages([record for record in records if record.model])
+        if of_models := [record for record in records if record.model]:
+            yield from _stages(of_models)
         for code in [record.error for record in records if record.error is not None]:
             yield declared.REFUSALS, (code,), [1]
 
@@ -83,9 +84,9 @@ def _stages(records: Sequence[Record]) -> Iterator[Seen]:
     for record in records:
         for stage, seconds in record.stages.items():
             stages[stage].append(seconds)
-        stages["total"].append(record.seconds)
     for name, times in stages.items():
         yield declared.STAGE_SECONDS, (name,), times
+    yield declared.STAGE_SECONDS, ("total",), [record.seconds for record in records]
 
 
 def _of_model(model: str, cache: CacheResult | None, alike: Sequence[Record]) -> Iterator[Seen]:
