@@ -11,7 +11,7 @@ from gateway.record import Record, Teller
 
 log = logging.getLogger(__name__)
 
-PAUSE = 0.05  # seconds
+PAUSE = 0.1  # seconds
 
 
 class Telling:
