@@ -27,6 +27,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from gateway.images.address import Address, Network, may_dial
 from gateway.images.places import NoPlaceError, Places
+from gateway.images.url import meant_by
 
 MAX_IDLE = 64  # connections kept, of all hosts together
 KEEP_ALIVE = 15.0  # seconds for which they are
@@ -166,7 +167,8 @@ class Resolver(AbstractResolver):
             BlockedAddressError: one of the answers may not be dialled.
             OSError: there are no answers.
         """
-        answers = await self._lookup(host)
+        meant = meant_by(host)
+        answers = await self._lookup(host) if meant is None else [str(meant)]
         if not answers:
             raise OSError("the name has no address")
         for answer in answers:

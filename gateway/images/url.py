@@ -145,7 +145,12 @@ def parse_host(text: str) -> tuple[str, Address | None]:
         return name, _parse_v4(name)
     if len(name) > _MAX_NAME:
         raise UrlError(f"has a host of more than {_MAX_NAME} characters")
-    return name, _LOOPBACK if _LOCAL.search(name) else None
+    return name, meant_by(name)
+
+
+def meant_by(name: str) -> Address | None:
+    """What the name, in lower-case, stands for by definition, whatever the DNS says of it."""
+    return _LOOPBACK if _LOCAL.search(name) else None
 
 
 def _parse_label(label: str) -> str:

@@ -174,6 +174,10 @@ def test_response_format_text_is_none() -> None:
         (with_part({}), "messages[0].content[0].type", "invalid_value"),
         (with_part({"type": "image_url"}), "messages[0].content[0].image_url", "missing_required_parameter"),
         (with_part({"type": "image_url", "image_url": 7}), "messages[0].content[0].image_url", "invalid_type"),
+        *(
+            (with_part({"image_url": {"url": url}}), "messages[0].content[0].image_url.url", "invalid_type")
+            for url in (None, 7, [PICTURE], {"url": PICTURE})
+        ),
         (with_part({"type": "image_url", "image_url": {}}), "messages[0].content[0].image_url.url", None),
         (with_part({"type": "text"}), "messages[0].content[0].text", "missing_required_parameter"),
         (with_part({"type": "image"}), "messages[0].content[0].source", "missing_required_parameter"),

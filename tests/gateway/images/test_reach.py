@@ -124,6 +124,16 @@ async def test_redirects_are_checked_like_urls(origin: Origin, forbidden: Origin
     assert origin.connections == len(urls)
 
 
+async def test_localhost_is_never_asked_for(origin: Origin, config: ImagesConfig) -> None:
+    """Where loopback is opened it leads there, whatever a system's list of hosts or a name server makes of it."""
+    origin.answers["/"] = answer()
+    dns = FakeDns({name: [["127.0.0.1", "::1"]] for name in ("localhost", "localhost.", "a.localhost")})
+    async with Fetcher(config, lookup=dns) as fetcher:
+        for host in ("localhost", "LOCALHOST", "localhost.", "a.localhost"):
+            assert await fetcher.fetch(f"http://{host}:{origin.port}/", param=PARAM) == BODY
+    assert dns.questions == 0
+
+
 async def test_the_guard_stands_where_sockets_are_made(forbidden: Origin) -> None:
     """aiohttp asks no resolver about literal addresses: even a caller that forgot to check dials nothing."""
     async with aiohttp.ClientSession(connector=Connector(Guard(()), FakeDns({}), patience=0.1)) as session:
