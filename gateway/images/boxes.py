@@ -44,7 +44,9 @@ def read(data: bytes) -> Facts:
     inside = dict(_named(data, meta[1] + 4, meta[2]))
     properties = dict(_named(data, *inside[b"iprp"]))
     listed = list(_boxes(data, *properties[b"ipco"]))
-    own = _associated(data, properties[b"ipma"][0], _primary(data, inside[b"pitm"][0]))
+    # A sequence may do without a primary picture. Its properties are then those of what is listed first.
+    primary = _primary(data, inside[b"pitm"][0]) if b"pitm" in inside or data[8:12] != b"avis" else None
+    own = _associated(data, properties[b"ipma"][0], primary)
     return _facts(data, [listed[at - 1] for at in own if 0 < at <= len(listed)], listed)
 
 
@@ -103,8 +105,8 @@ def _primary(data: bytes, at: int) -> int:
     return int(struct.unpack_from(">I" if data[at] else ">H", data, at + 4)[0])
 
 
-def _associated(data: bytes, at: int, wanted: int) -> list[int]:
-    """The numbers, from 1, of the properties that a picture has, from the content of the box `ipma`."""
+def _associated(data: bytes, at: int, wanted: int | None) -> list[int]:
+    """The numbers, from 1, of a picture's properties (None: of the first's), from the content of the box `ipma`."""
     version, long = data[at], data[at + 3] & 1
     (entries,) = struct.unpack_from(">I", data, at + 4)
     at += 8
@@ -113,7 +115,7 @@ def _associated(data: bytes, at: int, wanted: int) -> list[int]:
         at += 4 if version else 2
         count, step = data[at], 2 if long else 1
         at += 1
-        if item == wanted:
+        if item == wanted or wanted is None:
             form, mask = (f">{count}H", 0x7FFF) if long else (f">{count}B", 0x7F)
             return [number & mask for number in struct.unpack_from(form, data, at)]
         at += count * step

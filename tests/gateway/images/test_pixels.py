@@ -222,6 +222,16 @@ def test_the_first_frame_is_shown(kind: str, monkeypatch: pytest.MonkeyPatch) ->
     assert max(red[1:]) < 5
 
 
+def test_a_sequence_without_a_primary_picture_shows_how_it_begins() -> None:
+    """Some programs make such AVIFs, of tracks alone; one that is no sequence has to name its picture."""
+    data = animated("AVIF").replace(b"pitm", b"free")
+    red = shown(data).getpixel((4, 4))
+    assert isinstance(red, tuple)
+    assert red[0] > 250
+    with pytest.raises(header.HeaderError):
+        header.read(data.replace(b"ftypavis", b"ftypavif"))
+
+
 def first_only(seek: Callable[[Image.Image, int], None]) -> Callable[[Image.Image, int], None]:
     """A decoder's way to look for a frame, for the first one alone."""
 
