@@ -11,13 +11,13 @@ from http import HTTPStatus
 from types import TracebackType
 from typing import Protocol, Self
 
-import aiohttp
 import msgspec
 from msgspec import Struct
 
 from gateway import upstream, wire
 from gateway.engine import Ask
 from gateway.errors import EngineFault, EngineUnavailable
+from gateway.http1_client import Client, NotConnected, Response, TransferError
 from gateway.life import Health
 
 PATH = "/v1/chat/completions"
@@ -82,28 +82,20 @@ class Line:
         self, name: str, socket: str, keeper: Keeper, *, cold_start_wait: float, request_timeout: float
     ) -> None:
         self._name = name
-        self._socket = socket
+        # A connection for each request costs a tenth of a millisecond. One that is kept might be closed under the next
+        # one: uvicorn does so right after an answer that tells of a crash.
+        self._client = Client.at(socket)
         self._keeper = keeper
         self._cold_start_wait = cold_start_wait
         self._request_timeout = request_timeout
-        self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(
-            "http://engine",
-            # A connection each costs a tenth of a millisecond. One kept might be closed under the next request: uvicorn
-            # does so right after an answer that tells of a crash.
-            connector=aiohttp.UnixConnector(self._socket, limit=0, force_close=True),
-            timeout=aiohttp.ClientTimeout(total=self._request_timeout),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-        )
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._http.close()
+        self._client.close()
 
     async def complete(self, ask: Ask, wait: float | None) -> wire.ChatCompletion:
         """A whole answer.
@@ -125,11 +117,11 @@ class Line:
     async def probe(self) -> Health | None:
         """What the engine says of its health; None when it says nothing that can be understood."""
         try:
-            async with self._http.get("/health", timeout=aiohttp.ClientTimeout(total=PROBE_TIMEOUT)) as response:
+            async with await self._client.get("/health", seconds=PROBE_TIMEOUT) as response:
                 said = await upstream.limited(response)
                 body = _decode_health(said) if said else _HealthBody()  # vLLM says it by the status alone
                 return Health(response.status == HTTPStatus.OK, body.phase, body.progress, body.device)
-        except (aiohttp.ClientError, TimeoutError, OSError, EngineFault, *upstream.UNREADABLE):
+        except (TransferError, TimeoutError, EngineFault, *upstream.UNREADABLE):
             return None
 
     async def command(self, path: str) -> None:
@@ -139,19 +131,15 @@ class Line:
             OSError: it did not.
         """
         try:
-            async with self._http.post(path, raise_for_status=True):
-                pass
-        except aiohttp.ClientError as error:
-            raise OSError(f"the engine did not do {path}") from error
-
-    @property
-    def _http(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            raise RuntimeError("the engine is used outside its context")
-        return self._session
+            async with await self._client.post(path, seconds=self._request_timeout) as response:
+                is_done = response.status < HTTPStatus.BAD_REQUEST
+        except TransferError:
+            is_done = False
+        if not is_done:
+            raise OSError(f"the engine did not do {path}")
 
     @asynccontextmanager
-    async def _sent(self, ask: Ask, wait: float | None, heard: upstream.Heard) -> AsyncIterator[upstream.Response]:
+    async def _sent(self, ask: Ask, wait: float | None, heard: upstream.Heard) -> AsyncIterator[Response]:
         """The response to a request, once its status says that there is an answer."""
         patience = self._cold_start_wait if wait is None else wait
         async with self._keeper.visited(patience) as visit:
@@ -165,11 +153,11 @@ class Line:
                 raise upstream.too_slow(self._name, self._request_timeout) from None
             except EngineFault as fault:
                 raise await self._gone() if await self._is_dead() else fault from None
-            except aiohttp.ClientError:
+            except TransferError:
                 # A request that killed its engine would kill the next one too, so it is not tried again here.
                 raise await self._gone() from None
             finally:
-                if heard.at is None and response is not None and response.content.total_bytes > 0:
+                if heard.at is None and response is not None and response.received:
                     heard.at = time.monotonic()
                 visit.heard_at = heard.at
 
@@ -188,11 +176,11 @@ class Line:
             retry_after=expected,
         )
 
-    async def _post(self, body: bytes, patience: float) -> upstream.Response:
+    async def _post(self, body: bytes, patience: float) -> Response:
         try:
-            return await upstream.post(self._http, PATH, body)
-        except aiohttp.ClientConnectorError:
+            return await upstream.post(self._client, PATH, body, seconds=self._request_timeout)
+        except NotConnected:
             # Nothing was sent, so nothing can be done twice: the process died just now.
             await self._keeper.death_noticed()
             await self._keeper.ensure_ready(patience)
-            return await upstream.post(self._http, PATH, body)
+            return await upstream.post(self._client, PATH, body, seconds=self._request_timeout)

@@ -15,7 +15,6 @@ from http import HTTPStatus
 from types import TracebackType
 from typing import Self
 
-import aiohttp
 import msgspec
 from msgspec import Struct
 from yarl import URL
@@ -25,15 +24,14 @@ from gateway.breaker import Breaker, RetryBudget
 from gateway.catalogue import Model
 from gateway.engine import Ask, Status
 from gateway.errors import EngineFault, EngineUnavailable, GatewayError
+from gateway.http1_client import Client, Garbled, Response, TransferError
 from gateway.life import State
 
 log = logging.getLogger(__name__)
 
-CONNECT_TIMEOUT = 5.0  # seconds
-PROBE_EVERY = 5.0
+PROBE_EVERY = 5.0  # seconds
 PROBE_TIMEOUT = 10.0  # generous: a server that works hard answers late, and setting it aside would not help
 CLIENT_ERRORS = range(400, 500)
-UNREACHABLE = (aiohttp.ClientError, UnicodeError)  # the latter of a host's name that no name can be
 
 
 class _ListedModel(Struct, frozen=True):
@@ -50,11 +48,16 @@ _decode_listing = msgspec.json.Decoder(_Listing).decode
 
 
 class Replica:
-    """One server of a model: how busy it is and how well. `trouble` says why it is set aside, or is None."""
+    """One server of a model: how busy it is and how well. `trouble` says why it is set aside, or is None.
 
-    def __init__(self, url: str) -> None:
+    It is asked with these headers.
+    """
+
+    def __init__(self, url: str, headers: Mapping[str, str]) -> None:
         self.url = url.rstrip("/")
-        self.chat = URL(f"{self.url}/chat/completions")
+        place = URL(self.url)
+        self.path = place.raw_path.rstrip("/")
+        self.client = Client.of(place, headers=headers, keep_alive=upstream.KEEP_ALIVE)
         self.breaker = Breaker()
         self.in_flight = 0
         self.probed = False
@@ -77,7 +80,7 @@ class _Call(Struct, frozen=True):
 
     replica: Replica
     era: int
-    response: upstream.Response
+    response: Response
 
 
 class RemoteEngine:
@@ -92,23 +95,15 @@ class RemoteEngine:
     def __init__(self, model: Model, *, environ: Mapping[str, str], request_timeout: float) -> None:
         self.name = model.name
         self._source = model.source
-        self.replicas = [Replica(url) for url in model.urls]
         self._request_timeout = request_timeout
         self._obstacle = inventory.obstacle(model, environ)
-        self._key = environ.get(model.api_key_env or "", "").strip()
+        self._key = environ.get(model.api_key_env or "", "").strip() if self._obstacle is None else ""
+        self.replicas = [Replica(url, _headers(self._key)) for url in model.urls]
         self._last = -1
         self._retries = RetryBudget()
-        self._session: aiohttp.ClientSession | None = None
         self._watcher: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=upstream.KEEP_ALIVE),
-            headers=self._headers(),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            trust_env=False,
-        )
         if self._obstacle is None:
             self._watcher = asyncio.create_task(self._watch(), name=f"replicas of {self.name}")
         else:
@@ -121,7 +116,8 @@ class RemoteEngine:
         if self._watcher is not None:
             self._watcher.cancel()
             await asyncio.gather(self._watcher, return_exceptions=True)
-        await self._http.close()
+        for replica in self.replicas:
+            replica.client.close()
 
     @property
     def status(self) -> Status:
@@ -154,21 +150,10 @@ class RemoteEngine:
         """
         return upstream.streamed(self._sent(ask), self.name, self._request_timeout, self._key)
 
-    @property
-    def _http(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            raise RuntimeError("the engine is used outside its context")
-        return self._session
-
-    def _headers(self) -> dict[str, str]:
-        # A compressed answer could unfold to any size.
-        headers = {"User-Agent": f"altgate/{__version__}", "Accept-Encoding": "identity"}
-        return headers | {"Authorization": f"Bearer {self._key}"} if self._key else headers
-
     # --- requests ---
 
     @asynccontextmanager
-    async def _sent(self, ask: Ask) -> AsyncIterator[upstream.Response]:
+    async def _sent(self, ask: Ask) -> AsyncIterator[Response]:
         """The response of the first or the second replica asked, once its status says that there is an answer."""
         deadline = time.monotonic() + self._request_timeout
         self._retries.earn()
@@ -190,7 +175,7 @@ class RemoteEngine:
             async with call.response as response:
                 yield response
             verdict = True
-        except (TimeoutError, *UNREACHABLE, GatewayError) as error:
+        except (TimeoutError, TransferError, GatewayError) as error:
             verdict = False
             raise self._fault(error, HTTPStatus.OK, call.replica) from None
         finally:
@@ -212,7 +197,7 @@ class RemoteEngine:
             if status != HTTPStatus.OK:
                 async with response:
                     raise await upstream.refusal(response, self.name, self._key)
-        except (TimeoutError, *UNREACHABLE, GatewayError) as error:
+        except (TimeoutError, TransferError, GatewayError) as error:
             verdict = None if status in CLIENT_ERRORS else False
             raise self._fault(error, status, replica) from None
         finally:
@@ -220,18 +205,18 @@ class RemoteEngine:
                 self._ended(replica, era, verdict)
         return _Call(replica, era, response)
 
-    async def _post(self, replica: Replica, request: wire.ChatRequest, deadline: float) -> upstream.Response:
+    async def _post(self, replica: Replica, request: wire.ChatRequest, deadline: float) -> Response:
         asked = request if replica.is_vllm else _for_others(request)
         body = wire.encode_request(msgspec.structs.replace(asked, model=self._source))
         left = max(0.001, deadline - time.monotonic())
-        return await upstream.post(self._http, replica.chat, body, _timeout(left))
+        return await upstream.post(replica.client, f"{replica.path}/chat/completions", body, seconds=left)
 
     def _fault(self, error: Exception, status: int | None, replica: Replica) -> GatewayError:
         if isinstance(error, GatewayError):
             return error
-        if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ConnectionTimeoutError):
+        if isinstance(error, TimeoutError):
             return upstream.too_slow(self.name, self._request_timeout)
-        if status not in (None, HTTPStatus.OK) or _is_garbled(error):
+        if status not in (None, HTTPStatus.OK) or isinstance(error, Garbled):
             return upstream.no_answer(self.name)
         replica.doubted.set()
         return EngineUnavailable(f"The connection to the engine of '{self.name}' failed or broke off. Try again.")
@@ -307,13 +292,11 @@ class RemoteEngine:
     async def _probe(self, replica: Replica) -> str | None:
         """What is wrong with a replica, or None. Learns as well whether it is a vLLM, which remembers pictures."""
         try:
-            async with self._http.get(
-                f"{replica.url}/models", allow_redirects=False, timeout=_timeout(PROBE_TIMEOUT)
-            ) as response:
+            async with await replica.client.get(f"{replica.path}/models", seconds=PROBE_TIMEOUT) as response:
                 if response.status != HTTPStatus.OK:
                     return f"status {response.status}"
                 listing = _decode_listing(await upstream.limited(response))
-        except (TimeoutError, *UNREACHABLE):
+        except (TimeoutError, TransferError):
             return "no answer"
         except (EngineFault, *upstream.UNREADABLE):
             return "no list of models"
@@ -329,15 +312,9 @@ def choose(in_flight: Mapping[int, int], last: int) -> int | None:
     return min(in_flight, key=lambda place: (in_flight[place], place <= last, place), default=None)
 
 
-def _timeout(total: float) -> aiohttp.ClientTimeout:
-    return aiohttp.ClientTimeout(total=total, connect=CONNECT_TIMEOUT)
-
-
-def _is_garbled(error: Exception) -> bool:
-    """Whether something came back that is no HTTP, or only the beginning of it."""
-    if isinstance(error, aiohttp.ServerDisconnectedError):
-        return not isinstance(error.message, str)
-    return isinstance(error, aiohttp.ClientResponseError)
+def _headers(key: str) -> dict[str, str]:
+    headers = {"User-Agent": f"altgate/{__version__}"}
+    return headers | {"Authorization": f"Bearer {key}"} if key else headers
 
 
 def _for_others(request: wire.ChatRequest) -> wire.ChatRequest:

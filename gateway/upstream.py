@@ -7,17 +7,16 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager, suppress
 from http import HTTPStatus
 
-import aiohttp
 import msgspec
 from msgspec import Struct
-from yarl import URL
 
 from gateway import wire
 from gateway.errors import EngineFault, EngineTimeout, EngineUnavailable, GatewayError, InvalidRequest, Overloaded
+from gateway.http1_client import Client, Response, TransferError
 from gateway.logs.settings import WORDS
 from gateway.traces import parent
 
@@ -43,7 +42,6 @@ MENDABLE = {  # by the client; other statuses of an engine are the operator's to
     HTTPStatus.UNPROCESSABLE_ENTITY,
 }
 
-Response = aiohttp.ClientResponse
 Sent = AbstractAsyncContextManager[Response]
 """A request under way: entering it gives a response whose status says that there is an answer."""
 
@@ -119,32 +117,9 @@ async def streamed(
         raise EngineUnavailable(f"The engine of '{name}' broke off in the middle of its answer. Try again.")
 
 
-class Body(aiohttp.payload.Payload):
-    """A request's JSON, given to the connection as it is: aiohttp would hand a large one over in many pieces."""
-
-    _default_content_type = "application/json"
-
-    def __init__(self, data: bytes) -> None:
-        super().__init__(data)
-        self._data = data
-        self._size = len(data)
-
-    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        """As text."""
-        return self._data.decode(encoding, errors)
-
-    async def write(self, writer: aiohttp.abc.AbstractStreamWriter) -> None:
-        """Sends it."""
-        await writer.write(self._data)
-
-
-async def post(
-    session: aiohttp.ClientSession, url: URL | str, body: bytes, limits: aiohttp.ClientTimeout | None = None
-) -> Response:
-    """Sends a request to chat completions at `url`, within the session's limits or its own; follows no redirect."""
-    return await session.post(
-        url, data=Body(body), headers=parent.headers(), allow_redirects=False, timeout=limits or session.timeout
-    )
+async def post(client: Client, target: str, body: bytes, *, seconds: float) -> Response:
+    """Sends a request to chat completions at `target`, whose answer may take so many seconds."""
+    return await client.post(target, body, seconds=seconds, headers=parent.headers())
 
 
 async def refusal(response: Response, name: str, secret: str = "", *, is_ready: bool = False) -> GatewayError:
@@ -153,7 +128,7 @@ async def refusal(response: Response, name: str, secret: str = "", *, is_ready: 
     Of an engine that `is_ready` for certain, a 503 says that its queue is full, as vLLM has it, unless it says as ours
     do that it cannot be had.
     """
-    status, retry_after = response.status, _seconds(response.headers)
+    status, retry_after = response.status, _seconds(response.header(b"retry-after") or "")
     error = _error(await limited(response), secret)
     is_full = is_ready and status == HTTPStatus.SERVICE_UNAVAILABLE and error.code != EngineUnavailable.code
     if status == HTTPStatus.TOO_MANY_REQUESTS or is_full:
@@ -194,7 +169,7 @@ def too_slow(name: str, limit: float) -> EngineTimeout:
 async def limited(response: Response) -> bytes:
     """The body, of at most `MAX_ANSWER` bytes."""
     blocks, size = list[bytes](), 0
-    while block := await response.content.readany():
+    while block := await response.block():
         blocks.append(block)
         size += len(block)
         _ensure_small(size)
@@ -204,7 +179,7 @@ async def limited(response: Response) -> bytes:
 async def _blocks(response: Response) -> AsyncIterator[bytes]:
     """The body as it comes, of at most `MAX_ANSWER` bytes."""
     size = 0
-    async for block in response.content.iter_any():
+    while block := await response.block():
         size += len(block)
         _ensure_small(size)
         yield block
@@ -258,9 +233,9 @@ def _word(given: str | None, secret: str) -> str | None:
 
 async def _finish(response: Response) -> None:
     """Reads the end of a body that has said all it has to say, so that its connection can serve another request."""
-    with suppress(TimeoutError, aiohttp.ClientError):
+    with suppress(TimeoutError, TransferError):
         async with asyncio.timeout(END_PATIENCE):
-            await response.content.readany()
+            await response.block()
 
 
 async def _events(response: Response) -> AsyncIterator[bytes]:
@@ -282,7 +257,6 @@ def _data(event: bytes) -> list[bytes]:
     return [line.removeprefix(b"data:").strip() for line in event.split(b"\n") if line.startswith(b"data:")]
 
 
-def _seconds(headers: Mapping[str, str]) -> float | None:
+def _seconds(text: str) -> float | None:
     """The seconds of a Retry-After, where it has some."""
-    text = headers.get("retry-after", "")
     return float(text) if re.fullmatch(r"\d{1,9}", text) else None
