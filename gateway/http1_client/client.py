@@ -81,13 +81,13 @@ class Client:
             raise
 
     async def _dialled(self, until: float) -> Connection:
-        loop = asyncio.get_running_loop()
+        limit = min(until, asyncio.get_running_loop().time() + CONNECT_TIMEOUT)
         try:
-            async with asyncio.timeout_at(min(until, loop.time() + CONNECT_TIMEOUT)):
+            async with asyncio.timeout_at(limit):
                 return await self._way.dial(lambda: Connection(self._pool))
-        except OSError as error:  # which a TimeoutError is
-            if loop.time() >= until:
-                raise TimeoutError from None
+        except OSError as error:
+            if isinstance(error, TimeoutError) and limit == until:
+                raise
             raise NotConnected from error
 
 

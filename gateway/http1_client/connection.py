@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import cast
 
 from gateway.http1.deadline import Deadline
+from gateway.http1_client.faults import BrokenOff
 from gateway.http1_client.response import Response
 
 
@@ -52,14 +53,14 @@ class Connection(asyncio.Protocol):
         else:
             self._response.arrived(data)
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - why does not matter
+    def connection_lost(self, exc: Exception | None) -> None:
         """The server has gone, or we have."""
         self._deadline.end()
         self._pool.idle.pop(self, None)
         self._pool.connections.discard(self)
         response, self._response = self._response, None
         if response is not None:
-            response.ended()
+            response.ended(in_order=exc is None)
 
     # What its client asks
 
@@ -77,7 +78,10 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Ends it at once, whatever is under way."""
+        response, self._response = self._response, None
         self._transport.abort()
+        if response is not None:
+            response.failed(BrokenOff)
 
     # What a response asks
 

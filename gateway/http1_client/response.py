@@ -129,9 +129,9 @@ class Response:
             self._line.pause_reading()
         self._tell()
 
-    def ended(self) -> None:
-        """The connection has ended, which may be how the answer does."""
-        if self._ends_with_connection:
+    def ended(self, *, in_order: bool) -> None:
+        """The server has closed the connection, `in_order` or by a reset; the former may be how the answer ends."""
+        if in_order and self._ends_with_connection:
             self._is_whole = True
         self.failed(Garbled if self._head_size and not self._has_head else BrokenOff)
 
