@@ -26,7 +26,7 @@ from msgspec import Struct
 from gateway.images.header import Format, Header
 from gateway.images.orientation import TURNED, UPRIGHT
 
-PIPELINE_VERSION = 2  # raise it when something changes what engines get to see
+PIPELINE_VERSION = 3  # raise it when something changes what engines get to see
 MIN_SIDE = 32  # pixels; some processors fail on less, or take a picture of three rows for one of three colours
 MARGIN = 5 / 3  # times what is wanted; decoded smaller, JPEGs of much detail change by over 3 levels in many places
 AMPLE = 2  # times what is wanted; to stay larger than that changes less than JPEG's own noise does
