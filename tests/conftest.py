@@ -21,6 +21,9 @@ settings.register_profile(
 )
 settings.load_profile("steady")
 
+# Tests run on the processor, also where there is a GPU: words and health are told as they are there.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
 REAL_VLLM = ("tests/engines/cogvlm/", "tests/engines/vllm/", "tests/flows/test_cogvlm", "tests/flows/test_vllm")
 
 
