@@ -13,6 +13,7 @@ import asyncio
 import logging
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Hashable, Sequence
 from contextlib import closing
@@ -153,7 +154,8 @@ class Submission(Generic[Job, Output]):
 class Batcher(Generic[Job, Output]):
     """Serves jobs in batches of at most `budget` rows; at most `queue_limit` entries wait.
 
-    `kind` and `cost` say what the arithmetic needs to know of a job. `clock` counts seconds.
+    `kind` and `cost` say what the arithmetic needs to know of a job. `clock` counts seconds. `failed` is called in the
+    worker's thread after a run that raised, when its callers have been told.
     """
 
     def __init__(
@@ -165,8 +167,10 @@ class Batcher(Generic[Job, Output]):
         budget: int,
         queue_limit: int,
         clock: Callable[[], float] = time.monotonic,
+        failed: Callable[[], None] = lambda: None,
     ) -> None:
         self.budget = budget
+        self._failed = failed
         self._run = run
         self._kind = kind
         self._cost = cost
@@ -245,10 +249,13 @@ class Batcher(Generic[Job, Output]):
             failure = closed
         except BaseException as error:  # a panic of a Rust library is no Exception, and must be told too
             log.exception("a batch of %d failed", len(batch))
+            traceback.clear_frames(error.__traceback__)  # they hold the batch's memory, in a cycle that is found late
             failure = RunFailed()
             failure.__cause__ = error
         for entry in batch:
             entry.tell(failure)
+        if isinstance(failure, RunFailed):
+            self._failed()
 
     def _step_through(self, batch: Sequence[_Entry[Job, Output]]) -> None:
         with closing(self._run([entry.job for entry in batch], lambda index: batch[index].gone)) as steps:

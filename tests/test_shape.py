@@ -13,6 +13,7 @@ SOURCES = sorted(path for folder in ("gateway", "engines", "prompts") for path i
 RIM = ("gateway/app.py", "gateway/middleware.py", "gateway/server.py", "gateway/routes/")
 DECODING = ("gateway/images/worker.py", "gateway/images/pixels.py", "gateway/images/profile.py")
 TORCH = (
+    "engines/blip/decoding.py",
     "engines/blip/model.py",
     "engines/cogvlm/model.py",
     "engines/cogvlm/processor.py",

@@ -95,7 +95,7 @@ def load(options: argparse.Namespace, report: Report) -> Engine:
         device = choose_device(options.device)
         model = BlipModel(folder, device=device, dtype=choose_dtype(options.dtype, device))
         report("warm-up", 0.95)
-        model.warm_up()
+        model.warm_up(options.max_batch)
         return model
 
     return Captioner(

@@ -1,6 +1,9 @@
 """The story of one caption: read the request, decode its picture, queue it, turn tokens into words as they come."""
 
 import asyncio
+import logging
+import os
+import signal
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +18,8 @@ from engines.blip.text import Writer
 from engines.serve import Answer, Health, Piece
 from engines.structured import Filling
 from gateway.wire import ChatRequest, CompletionTokensDetails, Fault, PromptTokensDetails, Usage
+
+log = logging.getLogger(__name__)
 
 DECODERS: Final = 2
 
@@ -35,6 +40,7 @@ class Captioner:
             cost=lambda job: job.choices,
             budget=max_batch,
             queue_limit=max_queue,
+            failed=self._end_if_broken,
         )
 
     @property
@@ -65,6 +71,12 @@ class Captioner:
         """Stops the model at its next step."""
         await self._batcher.close()
         self._pictures.shutdown()
+
+    def _end_if_broken(self) -> None:
+        """Ends the process when it can never caption again; whoever started it starts another."""
+        if self._model.is_broken():
+            log.critical("the GPU is lost to this process, which ends")
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def _see(self, wanted: Wanted) -> Pixels:
         return self._model.pixels(picture.decode(wanted.url, wanted.path, self._folder))

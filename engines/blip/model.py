@@ -1,4 +1,4 @@
-"""BLIP itself: weights, pixels, and the decode loop. The only file of the engine that imports torch.
+"""BLIP itself: weights, pixels, and the decode loop. With `decoding.py` all of the engine that imports torch.
 
 The loop stands in place of `generate()`: its tokens are the same, and in addition they can be had one by one, every
 request of a batch keeps its own sampling and seed, and who has ended or left makes room for the others.
@@ -21,12 +21,10 @@ from transformers import (
     AutoTokenizer,
     BlipForConditionalGeneration,
     BlipImageProcessorPil,
-    BlipTextConfig,
-    DynamicCache,
-    EncoderDecoderCache,
     PreTrainedTokenizerBase,
 )
 
+from engines.blip.decoding import Decoder, GrowingDecoder, RecordedDecoder, text_config
 from engines.blip.job import Facts, Job, Pixels, Sampling, Token
 from engines.loading import LoadError
 
@@ -72,7 +70,7 @@ class _Row:
 
 
 class BlipModel:
-    """A loaded checkpoint. `captions` belongs to one thread at a time; `pixels` and `prompt_ids` to any."""
+    """A loaded checkpoint. `captions` makes one batch at a time; `pixels` and `prompt_ids` can be called anywhere."""
 
     def __init__(self, folder: Path, *, device: torch.device, dtype: torch.dtype) -> None:
         """Loads a local checkpoint; nothing is fetched.
@@ -87,11 +85,12 @@ class BlipModel:
         if device.type == "cpu" and dtype is torch.bfloat16 and _can_pack():
             _pack(model)
         self._model = model
+        self._decoder: Decoder = RecordedDecoder(model) if device.type == "cuda" else GrowingDecoder(model)
         # The class is named, not looked up: the default backend resizes otherwise than the published captions' did.
         self._image_processor = BlipImageProcessorPil.from_pretrained(folder, local_files_only=True)
         self._tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self._device = device
-        text = _text_config(model)
+        text = text_config(model)
         self._start, self._end = cast("int", text.bos_token_id), cast("int", text.sep_token_id)
         self.facts = Facts(
             device=device.type,
@@ -111,11 +110,26 @@ class BlipModel:
         ids = self._tokenizer(prefix)["input_ids"]
         return (self._start, *ids[1:-1])
 
-    def warm_up(self) -> None:
-        """Captions a blank picture, so that the first request does not pay for what is set up at first use."""
-        blank = self.pixels(Image.new("RGB", (16, 16)))
-        for _ in self.captions([Job(blank, (self._start,), limit=2)], lambda _: False):
-            pass
+    def warm_up(self, most: int) -> None:
+        """Captions a blank picture, so that the first request does not pay for what is set up at first use.
+
+        A GPU is set up for batches of every size, from the largest on, `most`: their memory is there, or this fails.
+        """
+        blank = Job(self.pixels(Image.new("RGB", (16, 16))), (self._start,), limit=2)
+        sizes = {most, *(1 << at for at in range(most.bit_length()))} if self._device.type == "cuda" else {1}
+        for size in sorted(sizes, reverse=True):
+            for _ in self.captions([blank] * size, lambda _: False):
+                pass
+
+    def is_broken(self) -> bool:
+        """Whether the device is lost to this process: after some errors a GPU does nothing more for it."""
+        if self._device.type != "cuda":
+            return False
+        try:
+            torch.cuda.synchronize(self._device)
+        except RuntimeError:
+            return True
+        return False
 
     def captions(
         self, jobs: Sequence[Job], gone: Callable[[int], bool]
@@ -125,14 +139,14 @@ class BlipModel:
         A row ends with the model's end token, at its job's limit, or when its caller has gone.
         """
         rows = [row for index, job in enumerate(jobs) for row in _rows(index, job)]
-        decoder = _Decoder(self._model, self._see([job.pixels for job in jobs]))
-        logits = decoder.begin([job.prompt for job in jobs], [row.job for row in rows])
+        seen = self._see([job.pixels for job in jobs])
+        logits = self._decoder.begin(seen, [job.prompt for job in jobs], [row.job for row in rows])
         while rows:
             tokens = [self._token(row, token) for row, token in zip(rows, _choose(logits, rows), strict=True)]
             yield [(row.job, token) for row, token in zip(rows, tokens, strict=True)]
             on = [at for at, row in enumerate(rows) if tokens[at].finish is None and not gone(row.job)]
             if on:
-                logits = decoder.step(on, [tokens[at].id for at in on])
+                logits = self._decoder.step(on, [tokens[at].id for at in on])
             rows = [rows[at] for at in on]
 
     def _token(self, row: _Row, id_: int) -> Token:
@@ -146,54 +160,6 @@ class BlipModel:
         """What the decoder attends to, (pictures, patches + 1, width); a picture is seen once for all its choices."""
         seen = self._model.vision_model(pixel_values=torch.from_numpy(np.stack(pixels)).to(self._device))
         return cast("Tensor", seen.last_hidden_state)
-
-
-class _Decoder:
-    """The text decoder in the middle of a batch: its caches, one row per choice that still goes on.
-
-    The keys and values of the pictures are computed once, at `begin`. The layers are called directly, without the
-    masks and bookkeeping around them that single-token steps have no use for.
-    """
-
-    def __init__(self, model: BlipForConditionalGeneration, seen: Tensor) -> None:
-        self._text = model.text_decoder
-        self._seen = seen
-        config = _text_config(model)
-        self._cache = EncoderDecoderCache(DynamicCache(config=config), DynamicCache(config=config))
-        self._rows = 0
-
-    @torch.inference_mode()
-    def begin(self, prompts: Sequence[Sequence[int]], jobs: Sequence[int]) -> Tensor:
-        """Reads the prompts, one per picture; the logits of the next token, one row for each entry of `jobs`."""
-        ids = torch.tensor(prompts, device=self._seen.device)
-        out = self._text(
-            input_ids=ids,
-            encoder_hidden_states=self._seen,
-            past_key_values=self._cache,
-            use_cache=True,
-            is_decoder=True,
-            logits_to_keep=1,
-        )
-        self._rows = len(prompts)
-        self._keep(jobs)
-        return cast("Tensor", out.logits[:, -1][list(jobs)])
-
-    @torch.inference_mode()
-    def step(self, on: Sequence[int], tokens: Sequence[int]) -> Tensor:
-        """Goes on with the rows `on`, given the last token of each; the logits of their next tokens."""
-        self._keep(on)
-        bert = self._text.bert
-        ids = torch.tensor(tokens, device=self._seen.device)[:, None]
-        hidden = bert.embeddings(input_ids=ids, past_key_values_length=self._cache.get_seq_length())
-        for layer in bert.encoder.layer:
-            # `_seen` only says that there is a picture: its keys and values come from the cache.
-            hidden = layer(hidden, self._seen, past_key_values=self._cache)
-        return cast("Tensor", self._text.cls(hidden)[:, -1])
-
-    def _keep(self, rows: Sequence[int]) -> None:
-        if list(rows) != list(range(self._rows)):
-            self._cache.batch_select_indices(torch.tensor(rows, device=self._seen.device))
-            self._rows = len(rows)
 
 
 class _Packed(nn.Module):
@@ -226,10 +192,6 @@ def _pack(module: nn.Module) -> None:
             setattr(module, name, _Packed(child))
         else:
             _pack(child)
-
-
-def _text_config(model: BlipForConditionalGeneration) -> BlipTextConfig:
-    return cast("BlipTextConfig", model.config.text_config)
 
 
 def _rows(index: int, job: Job) -> Iterator[_Row]:

@@ -1,7 +1,9 @@
 """The batcher: which entries run together, who hears what, and who is dropped."""
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -229,6 +231,37 @@ async def test_a_failure_reaches_everyone_in_the_batch_and_the_worker_goes_on(
     run.failure = None
     run.allow()
     assert [output async for output in batcher.submit(Job("next"))] == ["next:0"]
+
+
+async def test_a_failed_run_leaves_nothing_in_memory() -> None:
+    """What it had made is freed when its callers are told, not when Python next looks for cycles; then `failed` is
+    called, once for the batch."""
+    made: list[weakref.ref[Job]] = []
+    calls: asyncio.Queue[str] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+
+    def run(jobs: Sequence[Job], gone: Callable[[int], bool]) -> Generator[Sequence[tuple[int, str]], None, None]:
+        large = Job("large")
+        made.append(weakref.ref(large))
+        yield [(0, "first")]
+        raise RuntimeError("out of memory")
+
+    def failed() -> None:
+        loop.call_soon_threadsafe(calls.put_nowait, "failed")
+
+    batcher = Batcher[Job, str](run, kind=lambda _: 1, cost=lambda _: 1, budget=1, queue_limit=4, failed=failed)
+    gc.disable()
+    try:
+        submission = batcher.submit(Job("job"))
+        assert await anext(submission) == "first"
+        with pytest.raises(RunFailed):
+            await anext(submission)
+        assert await calls.get() == "failed"
+        assert made[0]() is None
+    finally:
+        gc.enable()
+    await batcher.close()
+    assert calls.empty()
 
 
 async def test_a_job_over_the_budget_is_refused_up_front(batcher: Batcher[Job, str]) -> None:

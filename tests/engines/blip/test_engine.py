@@ -2,10 +2,12 @@
 
 import asyncio
 import base64
+import contextlib
 import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,8 +19,10 @@ import pytest
 from openai.lib._parsing._completions import type_to_response_format_param
 from pydantic import BaseModel, Field
 
+from engines.batcher import RunFailed
 from engines.blip.__main__ import load, main, parse
 from engines.blip.request import NO_PICTURE
+from gateway import wire
 from tests.engines.blip import tiny
 
 CHAT = "/v1/chat/completions"
@@ -308,3 +312,30 @@ def test_what_goes_wrong_with_the_weights_becomes_a_sentence(
         load(parse(["--source", str(checkpoint), "--model", "m", "--port", "1"]), lambda *phase: phases.append(phase))
     assert sentence in str(told.value)
     assert [name for name, _ in phases] == ["importing", "weights"]
+
+
+@pytest.mark.parametrize("broken", [True, False])
+async def test_an_engine_whose_gpu_is_lost_ends(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, broken: bool
+) -> None:
+    """It answers what failed and is then told to stop, as it can do nothing more; after other failures it goes on."""
+    from engines.blip import model  # noqa: PLC0415 -- it needs torch
+
+    ended: asyncio.Queue[tuple[int, int]] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+
+    def fails(*_: Any) -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    options = parse(["--source", str(checkpoint), "--model", "tiny", "--port", "1"])
+    engine: Any = load(options, lambda *_: None)
+    monkeypatch.setattr(engine._batcher, "_run", fails)
+    monkeypatch.setattr(model.BlipModel, "is_broken", lambda _: broken)
+    monkeypatch.setattr(os, "kill", lambda *told: loop.call_soon_threadsafe(ended.put_nowait, told))
+    for _ in range(2):
+        answer = await engine.answer(wire.decode_request(json.dumps(body()).encode()))
+        with pytest.raises(RunFailed), contextlib.closing(answer):
+            await anext(answer.pieces())
+    await engine.close()
+    await asyncio.sleep(0)
+    assert [ended.get_nowait() for _ in range(ended.qsize())] == [(os.getpid(), signal.SIGTERM)] * (2 * broken)

@@ -237,3 +237,37 @@ def test_a_gpu_that_is_not_there_is_not_chosen(monkeypatch: pytest.MonkeyPatch) 
     assert choose_device("auto").type == "cpu"
     with pytest.raises(LoadError, match="set it to auto or cpu"):
         choose_device("cuda")
+
+
+def test_a_gpu_that_is_lost_is_told_from_one_that_works(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, model: BlipModel
+) -> None:
+    """After an error that ends a GPU's work for a process, everything asked of it fails; a processor is never lost."""
+
+    def lost(_: torch.device) -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
+    on_gpu = BlipModel(checkpoint, device=CPU, dtype=torch.float32)
+    on_gpu._device = torch.device("cuda")
+    assert not on_gpu.is_broken()
+    monkeypatch.setattr(torch.cuda, "synchronize", lost)
+    assert on_gpu.is_broken()
+    assert not model.is_broken()
+
+
+def test_a_gpu_is_set_up_for_every_size_of_batch(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the largest on, so that memory for it is there or missed at once; a processor captions one picture."""
+    sizes: list[int] = []
+
+    def captions(_: BlipModel, jobs: Sequence[Job], __: object) -> Iterator[Sequence[tuple[int, Token]]]:
+        sizes.append(len(jobs))
+        yield from ()
+
+    monkeypatch.setattr(BlipModel, "captions", captions)
+    ours = BlipModel(checkpoint, device=CPU, dtype=torch.float32)
+    ours.warm_up(12)
+    assert sizes == [1]
+    ours._device = torch.device("cuda")
+    ours.warm_up(12)
+    assert sizes == [1, 12, 8, 4, 2, 1]
