@@ -50,17 +50,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         checkpoint = Path(name) / "checkpoint"
         base_checkpoint(checkpoint)
+        requests = itertools.cycle([asked(picture) for picture in jpegs()])
         for batch in options.batch:
             settings = SETTINGS.format(folder=checkpoint, batch=batch, dtype=options.dtype)
             with running_server(Path(name), settings=settings) as server:
-                measure(server, batch, options.connections, options.seconds)
+                measure(server, requests, batch, options.connections, options.seconds)
 
 
-def measure(server: Server, batch: int, connections: list[int], seconds: float) -> None:
+def measure(server: Server, requests: Iterator[bytes], batch: int, connections: list[int], seconds: float) -> None:
     """Prints the lines of one engine."""
-    requests = itertools.cycle([asked(picture) for picture in jpegs()])
     _, _, body = next(requests).partition(b"\r\n\r\n")
-    assert send(server, "POST", "/v1/chat/completions", body).status == OK  # loads it
+    answer = send(server, "POST", "/v1/chat/completions", body)  # loads it
+    assert answer.status == OK, answer.body
     place = send(server, "GET", "/v1/models/base").json()["device"]
     for count in connections:
         rate, took = asyncio.run(load(server, requests, count, seconds))

@@ -121,12 +121,24 @@ class _Entry(Generic[Job, Output]):
     outputs: "asyncio.Queue[Output | BaseException | None]"
     gone: bool = False
 
-    def tell(self, item: "Output | BaseException | None") -> None:
-        """Carries an output, an error or the end (None) from the worker's thread to the caller's event loop."""
+
+def _tell(told: "Sequence[tuple[_Entry[Job, Output], Output | BaseException | None]]") -> None:
+    """Carries outputs, errors and ends (None) from the worker's thread to the event loops of their callers.
+
+    All that is for one loop goes at once: to wake a loop may cost the thread its turn, of which a step has few.
+    """
+    for loop in {entry.loop for entry, _ in told}:
+        here = [(entry, item) for entry, item in told if entry.loop is loop]
         try:
-            self.loop.call_soon_threadsafe(self.outputs.put_nowait, item)
-        except RuntimeError:  # the caller's loop is closed: nobody is left to tell
-            self.gone = True
+            loop.call_soon_threadsafe(_put, here)
+        except RuntimeError:  # the loop is closed: nobody is left to tell
+            for entry, _ in here:
+                entry.gone = True
+
+
+def _put(told: "Sequence[tuple[_Entry[Job, Output], Output | BaseException | None]]") -> None:
+    for entry, item in told:
+        entry.outputs.put_nowait(item)
 
 
 class Submission(Generic[Job, Output]):
@@ -227,8 +239,7 @@ class Batcher(Generic[Job, Output]):
             began = self._clock()
             self._serve(batch)
             self._batch_seconds += RECENT * (self._clock() - began - self._batch_seconds)
-        for entry in self._waiting:
-            entry.tell(Closed())
+        _tell([(entry, Closed()) for entry in self._waiting])
 
     def _take(self) -> list[_Entry[Job, Output]]:
         """Waits for the next batch; empty when the batcher closes."""
@@ -252,16 +263,14 @@ class Batcher(Generic[Job, Output]):
             traceback.clear_frames(error.__traceback__)  # they hold the batch's memory, in a cycle that is found late
             failure = RunFailed()
             failure.__cause__ = error
-        for entry in batch:
-            entry.tell(failure)
+        _tell([(entry, failure) for entry in batch])
         if isinstance(failure, RunFailed):
             self._failed()
 
     def _step_through(self, batch: Sequence[_Entry[Job, Output]]) -> None:
         with closing(self._run([entry.job for entry in batch], lambda index: batch[index].gone)) as steps:
             for outputs in steps:
-                for index, output in outputs:
-                    batch[index].tell(output)
+                _tell([(batch[index], output) for index, output in outputs])
                 if self._closing:
                     raise Closed
                 if all(entry.gone for entry in batch):

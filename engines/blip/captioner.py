@@ -21,7 +21,7 @@ from gateway.wire import ChatRequest, CompletionTokensDetails, Fault, PromptToke
 
 log = logging.getLogger(__name__)
 
-DECODERS: Final = 2
+DECODERS: Final = max(2, (os.cpu_count() or 1) // 4)  # where a GPU waits for pictures, two are too few
 
 
 class Captioner:

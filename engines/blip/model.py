@@ -87,7 +87,7 @@ class BlipModel:
         self._model = model
         self._decoder: Decoder = RecordedDecoder(model) if device.type == "cuda" else GrowingDecoder(model)
         # The class is named, not looked up: the default backend resizes otherwise than the published captions' did.
-        self._image_processor = BlipImageProcessorPil.from_pretrained(folder, local_files_only=True)
+        self._picture = _Preparation(BlipImageProcessorPil.from_pretrained(folder, local_files_only=True))
         self._tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self._device = device
         text = text_config(model)
@@ -102,8 +102,7 @@ class BlipModel:
 
     def pixels(self, picture: Image.Image) -> Pixels:
         """The picture as the checkpoint's own image processor makes it: (3, height, width), float32."""
-        values = self._image_processor(picture, return_tensors="np")["pixel_values"][0]
-        return np.asarray(values, dtype=np.float32)
+        return self._picture.pixels(picture)
 
     def prompt_ids(self, prefix: str) -> tuple[int, ...]:
         """What the decoder continues: its start token and the prefix, if any."""
@@ -157,9 +156,37 @@ class BlipModel:
 
     @torch.inference_mode()
     def _see(self, pixels: Sequence[Pixels]) -> Tensor:
-        """What the decoder attends to, (pictures, patches + 1, width); a picture is seen once for all its choices."""
-        seen = self._model.vision_model(pixel_values=torch.from_numpy(np.stack(pixels)).to(self._device))
-        return cast("Tensor", seen.last_hidden_state)
+        """What the decoder attends to, (pictures, patches + 1, width); a picture is seen once for all its choices.
+
+        Where a GPU has no room for all of them together, halves are seen one after the other.
+        """
+        try:
+            together = torch.stack([torch.from_numpy(one).to(self._device) for one in pixels])
+            return cast("Tensor", self._model.vision_model(pixel_values=together).last_hidden_state)
+        except torch.OutOfMemoryError:
+            if len(pixels) == 1:
+                raise
+        half = len(pixels) // 2  # when what was tried has been freed
+        return torch.cat([self._see(pixels[:half]), self._see(pixels[half:])])
+
+
+class _Preparation:
+    """What the image processor does to a picture, in half its time: it resizes as that does, and looks values up.
+
+    What becomes of one of 256 levels in a channel is the processor's own arithmetic, done once, bit for bit.
+    """
+
+    def __init__(self, processor: BlipImageProcessorPil) -> None:
+        self._size = processor.size["width"], processor.size["height"]
+        self._filter = Image.Resampling(processor.resample)
+        levels = np.tile(np.arange(256, dtype=np.uint8)[None, :, None], (1, 1, 3))
+        values = processor(Image.fromarray(levels), do_resize=False, return_tensors="np")["pixel_values"][0]
+        self._values = np.asarray(values, dtype=np.float32)[:, 0]
+
+    def pixels(self, picture: Image.Image) -> Pixels:
+        """The values of an RGB picture."""
+        levels = np.asarray(picture.resize(self._size, self._filter))
+        return np.stack([values[levels[..., channel]] for channel, values in enumerate(self._values)])
 
 
 class _Packed(nn.Module):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from PIL import Image
 
 from engines.blip.job import Job, Sampling, Token
 from engines.blip.model import BlipModel, choose_device, choose_dtype
@@ -95,6 +96,18 @@ def test_pixels_are_those_of_the_published_processor(model: BlipModel, processor
     assert model.pixels(picture).shape == (3, tiny.SIDE, tiny.SIDE)
 
 
+@pytest.mark.parametrize("size", [(tiny.SIDE, tiny.SIDE), (640, 480), (1, 900), (7, 3)], ids=str)
+def test_every_value_of_every_channel_is_the_published_one(
+    model: BlipModel, processor: Any, size: tuple[int, int]
+) -> None:
+    """Bit for bit, of pictures that have all of them, larger and smaller than the model's."""
+    levels = np.random.default_rng(1).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    levels.reshape(-1)[: 3 * 256] = np.arange(256).repeat(3)[: levels.size]
+    picture = Image.fromarray(levels)
+    expected = processor(images=picture, return_tensors="np")["pixel_values"][0]
+    assert np.array_equal(model.pixels(picture), expected.astype(np.float32))
+
+
 def test_the_finish_says_why_a_row_ended(model: BlipModel) -> None:
     """The last token of a row, and no other, says "stop" at the end token or "length" at the limit."""
     short, long = jobs_of(model, (3, 2), None, limit=5)
@@ -139,6 +152,39 @@ def test_the_vision_tower_sees_a_picture_once(model: BlipModel, monkeypatch: pyt
     many = Job(job.pixels, job.prompt, 4, Sampling(1.0, seed=1), choices=3)
     assert len(made(model.captions([many, job], never))) == 4
     assert seen == [2]
+
+
+@pytest.mark.parametrize(("room", "seen"), [(3, [8, 4, 2, 2, 4, 2, 2]), (8, [8])])
+def test_a_batch_without_room_is_seen_in_halves(
+    model: BlipModel, monkeypatch: pytest.MonkeyPatch, room: int, seen: list[int]
+) -> None:
+    """A GPU that has no memory for all pictures together captions them all the same."""
+    expected = made(model.captions(jobs_of(model, range(8), None), never))
+    counts = limited(model, monkeypatch, room)
+    assert made(model.captions(jobs_of(model, range(8), None), never)) == expected
+    assert counts == seen
+
+
+def test_a_picture_without_room_fails(model: BlipModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the error that says so."""
+    limited(model, monkeypatch, 0)
+    with pytest.raises(torch.OutOfMemoryError):
+        made(model.captions(jobs_of(model, range(2), None), never))
+
+
+def limited(model: BlipModel, monkeypatch: pytest.MonkeyPatch, room: int) -> list[int]:
+    """Gives the vision tower room for so many pictures; how many it was asked to see, each time."""
+    counts: list[int] = []
+    tower = model._model.vision_model.forward
+
+    def forward(pixel_values: Any, **rest: Any) -> Any:
+        counts.append(len(pixel_values))
+        if counts[-1] > room:
+            raise torch.OutOfMemoryError
+        return tower(pixel_values, **rest)
+
+    monkeypatch.setattr(model._model.vision_model, "forward", forward)
+    return counts
 
 
 def sampled(model: BlipModel, seed: int | None, *, choices: int = 1, top_p: float = 1.0, picture: int = 1) -> Job:
