@@ -21,7 +21,7 @@ def text_config(model: BlipForConditionalGeneration) -> BlipTextConfig:
 
 
 class Decoder(Protocol):
-    """Decodes one batch at a time; `begin` ends the one before."""
+    """Decodes one batch at a time."""
 
     def begin(self, seen: Tensor, prompts: Sequence[Sequence[int]], jobs: Sequence[int]) -> Tensor:
         """Reads the prompts, one per picture in `seen`; the next token's logits, a row for each entry of `jobs`."""
@@ -31,7 +31,7 @@ class Decoder(Protocol):
 
 
 class GrowingDecoder:
-    """For a processor: caches grow with the caption, and rows that have ended leave them."""
+    """For a processor, and for one batch: caches grow with the caption, and rows that have ended leave them."""
 
     def __init__(self, model: BlipForConditionalGeneration) -> None:
         self._text = model.text_decoder
@@ -73,11 +73,12 @@ class GrowingDecoder:
 
 
 class RecordedDecoder:
-    """For a GPU: a step is one launch. It is hundreds of kernels, which take far longer to launch than to run.
+    """For a GPU, and for batch after batch: a step is one launch of what was recorded.
 
-    What was recorded runs again on the same memory with the same shapes. So rows keep their places, those that have
-    ended too; keys and values have memory for every position, and what is not written yet is masked. There is a
-    recording for each power of two of rows, and of positions from `SHORTEST` on; it is made when it is first needed.
+    A step is hundreds of kernels, and to launch them one by one takes ten times as long as to run them. What was
+    recorded runs again on the same memory with the same shapes. So rows keep their places, those that have ended too;
+    keys and values have memory for every position, and what is not written yet is masked. There is a recording for each
+    power of two of rows, and of positions from `SHORTEST` on; it is made when it is first needed.
     """
 
     def __init__(self, model: BlipForConditionalGeneration) -> None:

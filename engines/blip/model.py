@@ -85,7 +85,7 @@ class BlipModel:
         if device.type == "cpu" and dtype is torch.bfloat16 and _can_pack():
             _pack(model)
         self._model = model
-        self._decoder: Decoder = RecordedDecoder(model) if device.type == "cuda" else GrowingDecoder(model)
+        self._recorded = RecordedDecoder(model) if device.type == "cuda" else None
         # The class is named, not looked up: the default backend resizes otherwise than the published captions' did.
         self._picture = _Preparation(BlipImageProcessorPil.from_pretrained(folder, local_files_only=True))
         self._tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -139,13 +139,14 @@ class BlipModel:
         """
         rows = [row for index, job in enumerate(jobs) for row in _rows(index, job)]
         seen = self._see([job.pixels for job in jobs])
-        logits = self._decoder.begin(seen, [job.prompt for job in jobs], [row.job for row in rows])
+        decoder: Decoder = self._recorded or GrowingDecoder(self._model)
+        logits = decoder.begin(seen, [job.prompt for job in jobs], [row.job for row in rows])
         while rows:
             tokens = [self._token(row, token) for row, token in zip(rows, _choose(logits, rows), strict=True)]
             yield [(row.job, token) for row, token in zip(rows, tokens, strict=True)]
             on = [at for at, row in enumerate(rows) if tokens[at].finish is None and not gone(row.job)]
             if on:
-                logits = self._decoder.step(on, [tokens[at].id for at in on])
+                logits = decoder.step(on, [tokens[at].id for at in on])
             rows = [rows[at] for at in on]
 
     def _token(self, row: _Row, id_: int) -> Token:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from engines.blip import decoding
-from engines.blip.decoding import GrowingDecoder, RecordedDecoder
+from engines.blip.decoding import RecordedDecoder
 from engines.blip.job import Job, Sampling
 from engines.blip.model import BlipModel
 from tests.engines.blip import tiny
@@ -21,7 +21,7 @@ MANY = range(8)
 def pair(request: pytest.FixtureRequest, checkpoint: Path) -> tuple[BlipModel, BlipModel]:
     """The model as a processor decodes it, and as a GPU does."""
     one, other = (BlipModel(checkpoint, device=CPU, dtype=getattr(torch, request.param)) for _ in range(2))
-    other._decoder = RecordedDecoder(other._model)
+    other._recorded = RecordedDecoder(other._model)
     return one, other
 
 
@@ -29,7 +29,7 @@ def pair(request: pytest.FixtureRequest, checkpoint: Path) -> tuple[BlipModel, B
 def recorded(checkpoint: Path) -> BlipModel:
     """The model as a GPU decodes it, in float32."""
     model = BlipModel(checkpoint, device=CPU, dtype=torch.float32)
-    model._decoder = RecordedDecoder(model._model)
+    model._recorded = RecordedDecoder(model._model)
     return model
 
 
@@ -87,14 +87,14 @@ def test_what_was_worked_out_is_used_again(recorded: BlipModel, monkeypatch: pyt
     monkeypatch.setattr(RecordedDecoder, "_work", noted)
     for count in (1, 3, 4, 2, 1, 5, 3):
         made(recorded.captions(jobs_of(recorded, range(count), None, limit=2), never))
-    decoder: Any = recorded._decoder
+    decoder: Any = recorded._recorded
     assert [rows for rows, _ in made_for] == [1, 1, 4, 4, 4, 4, 2, 2, 1, 1, 8, 8, 4, 4]
     assert {rows for rows, _ in decoder._recordings} == {8, 4}
 
 
 def test_a_processor_decodes_without_recordings(model: BlipModel) -> None:
     """Memory for every position and places for rows that have ended would only cost it time."""
-    assert isinstance(model._decoder, GrowingDecoder)
+    assert model._recorded is None
 
 
 def test_the_memory_is_as_large_as_the_checkpoint_has_positions(recorded: BlipModel) -> None:
@@ -102,6 +102,6 @@ def test_the_memory_is_as_large_as_the_checkpoint_has_positions(recorded: BlipMo
     made(recorded.captions(jobs_of(recorded, range(3), None, limit=1), never))
     config = decoding.text_config(recorded._model)
     heads, width = config.num_attention_heads, config.hidden_size // config.num_attention_heads
-    decoder: Any = recorded._decoder
+    decoder: Any = recorded._recorded
     assert decoder._words.shape == (config.num_hidden_layers, 2, 4, heads, tiny.POSITIONS, width)
     assert decoder._pictures.shape == (config.num_hidden_layers, 2, 4, heads, tiny.IMAGE_TOKENS, width)
