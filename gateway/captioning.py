@@ -7,8 +7,8 @@ stream    the same, piece by piece
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from functools import partial
 from typing import Any, TypeVar
 
@@ -22,7 +22,7 @@ from gateway.catalogue import Model
 from gateway.directives import NO_DIRECTIVES, Directives
 from gateway.engine import Engine
 from gateway.errors import InvalidRequest, NotCached
-from gateway.flight import Flight, Flights, Made
+from gateway.flight import Flight, Flights, Made, Passage
 from gateway.images.ingest import Encoded, Ingest, is_remote
 from gateway.images.places import for_team
 from gateway.images.shelf import Lease
@@ -170,11 +170,11 @@ class Captioner:
                 yield chunk
             return
         in_pieces = False
-        async with self._aboard(job, in_pieces=True) as (flight, until), aclosing(flight.pieces(until)) as pieces:
+        async with self._aboard(job, in_pieces=True) as passage, aclosing(passage.pieces()) as pieces:
             async for piece in pieces:
                 in_pieces = True
                 yield completion.restamped(job.head, piece)
-            made = await self._landed(job, flight, until)
+            made = await self._landed(job, passage)
         if not in_pieces:
             for chunk in completion.replayed(job.head, made.choices, made.usage):
                 yield chunk
@@ -207,8 +207,8 @@ class Captioner:
             self.cache.tally.hit(job.found.usage, job.found.seconds)
             job.record.usage, job.record.saved = job.found.usage, job.found.seconds
             return job.found.choices, job.found.usage
-        async with self._aboard(job, in_pieces=False) as (flight, until):
-            made = await self._landed(job, flight, until)
+        async with self._aboard(job, in_pieces=False) as passage:
+            made = await self._landed(job, passage)
         promises.ensure_kept(job.asked, made.choices)  # a stream that broke its promise was not refused
         return made.choices, made.usage
 
@@ -227,22 +227,20 @@ class Captioner:
             raise NotCached("There is no kept answer, and 'Cache-Control: only-if-cached' asks for no other.")
         return found, is_shared
 
-    @asynccontextmanager
-    async def _aboard(self, job: Job, *, in_pieces: bool) -> AsyncIterator[tuple[Flight, float]]:
-        """The flight of this request, and until when, by the loop's clock, it waits for the engine to load."""
+    def _aboard(self, job: Job, *, in_pieces: bool) -> Passage:
+        """A place on the flight of this request, which may wait for the engine to load for as long as the job says."""
         until = asyncio.get_running_loop().time() + (self._cold_start_wait if job.wait is None else job.wait)
         generate = partial(self._generated, job, in_pieces)
-        name = job.key if job.is_shared else None
-        async with self._flights.aboard(name, generate, wait=job.wait, until=until) as (flight, joined):
-            if joined:
-                job.pictures = ()  # those of whoever was first are looked at
-                job.record.cache = "join"
-                job.record.enter("join")
-            yield flight, until
+        passage = self._flights.aboard(job.key if job.is_shared else None, generate, wait=job.wait, until=until)
+        if passage.joined:
+            job.pictures = ()  # those of whoever was first are looked at
+            job.record.cache = "join"
+            job.record.enter("join")
+        return passage
 
-    async def _landed(self, job: Job, flight: Flight, until: float) -> Made:
+    async def _landed(self, job: Job, passage: Passage) -> Made:
         """The flight's answer, counted."""
-        made = await flight.landed(until)
+        made, flight = await passage.landed(), passage.flight
         job.record.enter(None)
         job.record.usage = made.usage
         is_saved = made.found or flight.is_taken

@@ -8,8 +8,10 @@ one leaves, it is ended, all the way into the engine.
 import asyncio
 import math
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from functools import partial
+from types import TracebackType
+from typing import Self
 
 from msgspec import Struct
 
@@ -204,11 +206,8 @@ class Flights:
         for key in [key for key in self._flights if meant(key)]:
             del self._flights[key]
 
-    @asynccontextmanager
-    async def aboard(
-        self, key: str | None, generate: Generate, *, wait: float | None, until: float
-    ) -> AsyncIterator[tuple[Flight, bool]]:
-        """A flight, and whether it was under way already; without a key it is one's own.
+    def aboard(self, key: str | None, generate: Generate, *, wait: float | None, until: float) -> "Passage":
+        """A place aboard a flight, to be entered at once; without a key it is one's own.
 
         `wait` is how many seconds the engine may load, None for what is configured; then it is `until`, by the loop's
         clock.
@@ -218,15 +217,7 @@ class Flights:
         if flight is None or not joined:
             flight = self._started(key, Flight(generate, wait=wait, until=until))
         flight.join(until)
-        try:
-            yield flight, joined
-        finally:
-            flight.aboard -= 1
-            if not flight.aboard:
-                self._forget(key, flight)
-                if not flight.task.done():
-                    flight.task.cancel()
-                    await asyncio.gather(flight.task, return_exceptions=True)
+        return Passage(flight, until, joined=joined, forget=partial(self._forget, key, flight))
 
     def _started(self, key: str | None, flight: Flight) -> Flight:
         if key is not None:
@@ -237,6 +228,41 @@ class Flights:
     def _forget(self, key: str | None, flight: Flight) -> None:
         if key is not None and self._flights.get(key) is flight:
             del self._flights[key]
+
+
+class Passage:
+    """A place aboard a flight for as long as its context lasts; `joined` says that the flight was under way already.
+
+    Whoever leaves last ends the flight. (A class, since a generator's context takes six times as long.)
+    """
+
+    def __init__(self, flight: Flight, until: float, *, joined: bool, forget: Callable[[], None]) -> None:
+        self.flight = flight
+        self.joined = joined
+        self._until = until
+        self._forget = forget
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.flight.aboard -= 1
+        if self.flight.aboard:
+            return
+        self._forget()
+        if not self.flight.task.done():
+            self.flight.task.cancel()
+            await asyncio.gather(self.flight.task, return_exceptions=True)
+
+    def pieces(self) -> AsyncGenerator[Chunk, None]:
+        """As the flight's."""
+        return self.flight.pieces(self._until)
+
+    async def landed(self) -> Made:
+        """As the flight's."""
+        return await self.flight.landed(self._until)
 
 
 def weight(piece: Chunk) -> int:

@@ -71,16 +71,16 @@ async def whole(
     table: Flights, generation: Any, key: str | None = "k", *, until: float = EVER, wait: float | None = None
 ) -> Made:
     """What one is given who wants the answer whole."""
-    async with table.aboard(key, generation, wait=wait, until=until) as (flight, _):
-        return await flight.landed(until)
+    async with table.aboard(key, generation, wait=wait, until=until) as passage:
+        return await passage.landed()
 
 
 async def streamed(table: Flights, generation: Any, heard: list[str], key: str | None = "k") -> list[str]:
     """What one is given who wants it as it is made; `heard` is what has come so far."""
-    async with table.aboard(key, generation, wait=None, until=EVER) as (flight, _):
-        async for chunk in flight.pieces(EVER):
+    async with table.aboard(key, generation, wait=None, until=EVER) as passage:
+        async for chunk in passage.pieces():
             heard += [choice.delta.content or "" for choice in chunk.choices]
-        await flight.landed(EVER)
+        await passage.landed()
     return heard
 
 
@@ -272,12 +272,12 @@ async def test_what_is_too_long_to_be_kept_is_made_at_the_pace_of_its_reader(mon
     held = asyncio.Event()
 
     async def reads_slowly() -> None:
-        async with table.aboard("k", generation, wait=None, until=EVER) as (flight, _):
-            async for chunk in flight.pieces(EVER):
+        async with table.aboard("k", generation, wait=None, until=EVER) as passage:
+            async for chunk in passage.pieces():
                 if len(heard) == 20:
                     await held.wait()
                 heard.extend(choice.delta.content or "" for choice in chunk.choices)
-                assert sum(map(weight, flight._pieces)) < 110_000
+                assert sum(map(weight, passage.flight._pieces)) < 110_000
 
     task = asyncio.ensure_future(reads_slowly())
     await until(lambda: "k" in table and not table._flights["k"].is_open)
@@ -299,8 +299,8 @@ async def test_a_reader_who_stalls_holds_up_nobody_else(monkeypatch: pytest.Monk
     held = asyncio.Event()
 
     async def stalls() -> None:
-        async with table.aboard("k", generation, wait=None, until=EVER) as (flight, _):
-            async for _ in flight.pieces(EVER):
+        async with table.aboard("k", generation, wait=None, until=EVER) as passage:
+            async for _ in passage.pieces():
                 await held.wait()
 
     stalled, other = asyncio.ensure_future(stalls()), asyncio.ensure_future(streamed(table, generation, quick))
@@ -325,8 +325,8 @@ async def test_a_reader_who_stalls_does_not_hold_up_who_wants_it_whole(
     held = asyncio.Event()
 
     async def stalls() -> None:
-        async with table.aboard("k", generation, wait=None, until=EVER) as (flight, _):
-            async for _ in flight.pieces(EVER):
+        async with table.aboard("k", generation, wait=None, until=EVER) as passage:
+            async for _ in passage.pieces():
                 await held.wait()
 
     stalled = asyncio.ensure_future(stalls())
@@ -351,8 +351,8 @@ async def test_a_reader_a_little_slower_than_another_is_given_every_piece(monkey
 
     async def reads(turns: int) -> None:
         """With so many turns of the loop for each of the first seven pieces."""
-        async with table.aboard("k", generation, wait=None, until=EVER) as (flight, _):
-            async for chunk in flight.pieces(EVER):
+        async with table.aboard("k", generation, wait=None, until=EVER) as passage:
+            async for chunk in passage.pieces():
                 heard[turns] += [choice.delta.content or "" for choice in chunk.choices]
                 behind.append(len(heard[0]) - len(heard[1]))
                 for _ in range(1 + turns if len(heard[turns]) < 7 else 1):
