@@ -229,7 +229,7 @@ class Captioner:
 
     def _aboard(self, job: Job, *, in_pieces: bool) -> Passage:
         """A place on the flight of this request, which may wait for the engine to load for as long as the job says."""
-        until = asyncio.get_running_loop().time() + (self._cold_start_wait if job.wait is None else job.wait)
+        until = time.monotonic() + (self._cold_start_wait if job.wait is None else job.wait)
         generate = partial(self._generated, job, in_pieces)
         passage = self._flights.aboard(job.key if job.is_shared else None, generate, wait=job.wait, until=until)
         if passage.joined:

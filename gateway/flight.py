@@ -8,6 +8,7 @@ one leaves, it is ended, all the way into the engine.
 import asyncio
 import math
 import sys
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from functools import partial
 from types import TracebackType
@@ -188,7 +189,7 @@ class Flight:
                 if self.begun is not None or self._latest <= self._until:
                     raise
                 self._late, self._late_until, self._until = error, self._until, self._latest
-                wait = max(0.0, self._until - asyncio.get_running_loop().time())
+                wait = max(0.0, self._until - time.monotonic())
                 self._tell()
 
 
@@ -209,8 +210,8 @@ class Flights:
     def aboard(self, key: str | None, generate: Generate, *, wait: float | None, until: float) -> "Passage":
         """A place aboard a flight, to be entered at once; without a key it is one's own.
 
-        `wait` is how many seconds the engine may load, None for what is configured; then it is `until`, by the loop's
-        clock.
+        `wait` is how many seconds the engine may load, None for what is configured; then it is `until`, by the
+        monotonic clock.
         """
         flight = self._flights.get(key or "")
         joined = flight is not None and flight.takes(until)

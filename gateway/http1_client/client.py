@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import time
 from collections.abc import Mapping
 from typing import Self
 
@@ -71,22 +72,21 @@ class Client:
         self._pool.close()
 
     async def _sent(self, request: tuple[bytes, ...], seconds: float) -> Response:
-        until = asyncio.get_running_loop().time() + seconds
-        connection = self._pool.take() or await self._dialled(until)
-        response = connection.ask(request, until - asyncio.get_running_loop().time())
+        began = time.monotonic()
+        connection = self._pool.take() or await self._dialled(seconds)
+        response = connection.ask(request, seconds - (time.monotonic() - began))
         try:
             return await response.begun()
         except BaseException:
             connection.abort()
             raise
 
-    async def _dialled(self, until: float) -> Connection:
-        limit = min(until, asyncio.get_running_loop().time() + CONNECT_TIMEOUT)
+    async def _dialled(self, seconds: float) -> Connection:
         try:
-            async with asyncio.timeout_at(limit):
+            async with asyncio.timeout(min(seconds, CONNECT_TIMEOUT)):
                 return await self._way.dial(lambda: Connection(self._pool))
         except OSError as error:
-            if isinstance(error, TimeoutError) and limit == until:
+            if isinstance(error, TimeoutError) and seconds <= CONNECT_TIMEOUT:
                 raise
             raise NotConnected from error
 

@@ -36,7 +36,8 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._deadline = Deadline(asyncio.get_running_loop(), self._be_late)
+        self._loop = asyncio.get_running_loop()
+        self._deadline = Deadline(self._loop, self._be_late)
         self._response: Response | None = None
 
     # What the transport calls
@@ -71,7 +72,7 @@ class Connection(asyncio.Protocol):
 
     def ask(self, request: Iterable[bytes], seconds: float) -> Response:
         """Sends a request, whose answer may take so many seconds."""
-        response = self._response = Response(self)
+        response = self._response = Response(self, self._loop)
         self._deadline.expect(seconds)
         self._transport.writelines(request)
         return response

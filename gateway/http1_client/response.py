@@ -17,6 +17,7 @@ from gateway.http1_client.faults import BrokenOff, Garbled
 MAX_HEAD = 64 * 2**10  # bytes, of the answer and all informational ones before it
 ENOUGH = 256 * 2**10  # bytes of a body that nobody has taken yet, from which on no more is read
 
+_FINAL = HTTPStatus.OK.value  # a number: to compare with a member of an enumeration takes longer than the rest
 _BODILESS = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
 
 Fault = type[BrokenOff | Garbled | TimeoutError]
@@ -44,8 +45,9 @@ class Response:
     `status` is there once `begun` has returned; `received` counts the bytes of the body.
     """
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: Line, loop: asyncio.AbstractEventLoop) -> None:
         self._line = line
+        self._loop = loop
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self._headers: list[tuple[bytes, bytes]] = []
         self._head_size = 0
@@ -104,7 +106,7 @@ class Response:
     async def _more(self) -> None:
         if self._fault is not None:
             raise self._fault
-        self._news = asyncio.get_running_loop().create_future()
+        self._news = self._loop.create_future()
         await self._news
 
     # What its connection tells
@@ -176,7 +178,7 @@ class Response:
         if self._has_head or self._parser is None:
             return
         status = self._parser.get_status_code()
-        if status < HTTPStatus.OK:
+        if status < _FINAL:
             self._headers.clear()
             return
         self.status, self._has_head = status, True

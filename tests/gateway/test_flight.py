@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -237,7 +238,7 @@ async def test_a_failure_is_not_tried_again_for_one_alone_nor_when_it_has_begun(
 
 async def test_who_waits_longer_for_a_load_goes_on_waiting() -> None:
     """The first has had enough of a load and is told so; the second is not, and is answered when it is done."""
-    now = asyncio.get_running_loop().time()
+    now = time.monotonic()
     table, generation = Flights(), Generation(EngineUnavailable("loading", retry_after=1), made())
     first = asyncio.ensure_future(whole(table, generation, until=now + 10, wait=10.0))
     later = asyncio.ensure_future(whole(table, generation, until=now + 30, wait=30.0))
@@ -253,7 +254,7 @@ async def test_who_waits_longer_for_a_load_goes_on_waiting() -> None:
 
 async def test_who_waits_less_for_a_load_does_not_wait_with_the_others() -> None:
     """Unless nobody waits any more, because it is loaded."""
-    now = asyncio.get_running_loop().time()
+    now = time.monotonic()
     table, generation = Flights(), Generation()
     tasks = [asyncio.ensure_future(whole(table, generation, until=now + wait, wait=wait)) for wait in (30.0, 0.0)]
     await until(lambda: generation.calls == 2)

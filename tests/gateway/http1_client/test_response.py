@@ -62,7 +62,7 @@ class Line:
 
 async def _read(data: bytes, cuts: list[int], *, in_order: bool = True) -> tuple[Response, bytes, Line]:
     line = Line()
-    response = Response(line)
+    response = Response(line, asyncio.get_running_loop())
     reading = asyncio.create_task(_all_of(response))
     await asyncio.sleep(0)
     _arrive(response, data, cuts)
@@ -100,7 +100,7 @@ def test_what_is_no_answer_is_an_error_however_it_is_cut(kind: str, cuts: list[i
     """And its connection is closed at once."""
 
     async def refused() -> None:
-        response = Response(line := Line())
+        response = Response(line := Line(), asyncio.get_running_loop())
         _arrive(response, NO_ANSWERS[kind], cuts)
         assert line.is_aborted
         with pytest.raises(Garbled):
