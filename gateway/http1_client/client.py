@@ -3,14 +3,15 @@
 import asyncio
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Self
 
 from yarl import URL
 
 from gateway.http1_client.connection import Connection, Pool
 from gateway.http1_client.dialling import InternetWay, UnixWay, Way
-from gateway.http1_client.faults import NotConnected
+from gateway.http1_client.faults import BrokenOff, NotConnected
 from gateway.http1_client.response import Response
 
 CONNECT_TIMEOUT = 5.0  # seconds, names and encryption included
@@ -53,16 +54,28 @@ class Client:
     async def get(self, target: str, *, seconds: float) -> Response:
         """The answer to a GET, as soon as its head is here.
 
+        A server may close a connection just as it is used again. So what broke off on one that was kept is asked once
+        more on a new one; a POST is not, for nobody knows whether it was heard.
+
         Raises:
             TransferError: there is none.
             TimeoutError: it took longer than so many seconds, which hold for its body as well.
         """
-        return await self._sent((_start("GET", target), self._headers, b"\r\n"), seconds)
+        request = (_start("GET", target), self._headers, b"\r\n")
+        if kept := self._pool.take():
+            with suppress(BrokenOff):
+                return await _answered(kept, request, seconds)
+        return await self._sent(request, seconds)
 
     async def post(
         self, target: str, body: bytes = b"", *, seconds: float, headers: Mapping[str, str] | None = None
     ) -> Response:
-        """The answer to a POST of JSON, as `get` has it."""
+        """The answer to a POST of JSON, as soon as its head is here.
+
+        Raises:
+            TransferError: there is none.
+            TimeoutError: it took longer than so many seconds, which hold for its body as well.
+        """
         length = b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
         head = _start("POST", target) + self._headers + (_lines(headers) if headers else b"") + length
         return await self._sent((head, body) if body else (head,), seconds)
@@ -74,12 +87,7 @@ class Client:
     async def _sent(self, request: tuple[bytes, ...], seconds: float) -> Response:
         began = time.monotonic()
         connection = self._pool.take() or await self._dialled(seconds)
-        response = connection.ask(request, seconds - (time.monotonic() - began))
-        try:
-            return await response.begun()
-        except BaseException:
-            connection.abort()
-            raise
+        return await _answered(connection, request, seconds - (time.monotonic() - began))
 
     async def _dialled(self, seconds: float) -> Connection:
         try:
@@ -89,6 +97,15 @@ class Client:
             if isinstance(error, TimeoutError) and seconds <= CONNECT_TIMEOUT:
                 raise
             raise NotConnected from error
+
+
+async def _answered(connection: Connection, request: Iterable[bytes], seconds: float) -> Response:
+    response = connection.ask(request, seconds)
+    try:
+        return await response.begun()
+    except BaseException:
+        connection.abort()
+        raise
 
 
 def _start(method: str, target: str) -> bytes:

@@ -146,6 +146,29 @@ async def test_a_server_that_closes_an_idle_connection_costs_nothing(peer: Peer)
     assert await whole(response) == b"ok"
 
 
+async def test_a_connection_that_is_closed_as_it_is_used_again_costs_a_get_nothing(peer: Peer) -> None:
+    """It is asked again on a new one; a POST is not, for it may have been heard, nor what broke off on a new one."""
+    client = peer.client()
+    for asks in (client.get, client.post):
+        caller, response = await first(client, peer, OK)
+        await whole(response)
+        asking = asyncio.create_task(asks("/", seconds=20))
+        await caller.request()
+        caller.writer.close()
+        if asks == client.get:
+            await (await peer.caller()).answer(OK + b"and no more on this one")
+            assert await whole(await asking) == b"ok"
+        else:
+            with pytest.raises(BrokenOff):
+                await asking
+    asking = asyncio.create_task(client.get("/", seconds=20))
+    (await peer.caller()).writer.close()
+    with pytest.raises(BrokenOff):
+        await asking
+
+    assert peer.nobody_came
+
+
 async def test_an_answer_that_comes_before_all_was_sent_is_read(peer: Peer) -> None:
     """As a refusal of a large body does; but the connection is not used again, for the rest of it is still to go."""
     client = peer.client()
