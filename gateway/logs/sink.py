@@ -84,7 +84,9 @@ class Sink:
     def _write(self, patience: float) -> None:
         with suppress(OSError):  # nobody reads any more, and nobody can be told
             while self._waiting and (not self._may_block or self._poll.poll(patience * 1000)):
-                written = os.write(self._descriptor, self._waiting[: self._most])
+                # Up to the end of a line: others write to the same pipe, and would come in between.
+                size = self._waiting.rfind(b"\n", 0, self._most) + 1 or self._most
+                written = os.write(self._descriptor, self._waiting[:size])
                 del self._waiting[:written]
             if self._untold and not self._waiting:
                 self._waiting += self._notice(self._untold)

@@ -125,6 +125,18 @@ def test_who_speaks_while_a_line_is_written_waits_for_nobody(pipe: tuple[int, in
     assert said.count(notice(sink.dropped)) == said.count(b"inner\n") == 1
 
 
+def test_a_pipe_takes_whole_lines_at_a_time() -> None:
+    """Others may write to it as well, each worker does: what they say does not come into the middle of a line."""
+    ends = os.pipe2(os.O_DIRECT)  # what is written at once is read at once
+    sink = Sink(ends[1], notice)
+    sink.put(LINE * 10 + b"y" * ATOMIC + b"\n" + LINE)
+    os.close(ends[1])
+    blocks = [*iter(lambda: os.read(ends[0], 2 * ATOMIC), b"")]
+    os.close(ends[0])
+
+    assert blocks == [LINE * 4, LINE * 4, LINE * 2, b"y" * ATOMIC, b"\n" + LINE]
+
+
 def test_a_reader_that_has_gone_is_no_fault(pipe: tuple[int, int]) -> None:
     """The gateway goes on without a log."""
     reading, writing = os.pipe()
