@@ -45,7 +45,6 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The server is there."""
         self._transport = cast("asyncio.Transport", transport)
-        self._pool.connections.add(self)
 
     def data_received(self, data: bytes) -> None:
         """Bytes of an answer; what nobody asked for belongs to none."""
@@ -72,6 +71,8 @@ class Connection(asyncio.Protocol):
 
     def ask(self, request: Iterable[bytes], seconds: float) -> Response:
         """Sends a request, whose answer may take so many seconds."""
+        # Only now: uvloop does not tell of the end of one whose dialling was broken off.
+        self._pool.connections.add(self)
         response = self._response = Response(self, self._loop)
         self._deadline.expect(seconds)
         self._transport.writelines(request)

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 import aiohappyeyeballs
@@ -12,6 +12,7 @@ from yarl import URL
 HEAD_START = 0.25  # seconds for each of a name's addresses until the next one is tried as well
 
 T = TypeVar("T", bound=asyncio.Protocol)
+Addresses = Sequence[aiohappyeyeballs.AddrInfoType]
 
 
 class Way(Protocol):
@@ -45,22 +46,33 @@ class InternetWay:
         self._host = url.raw_host or ""
         self._port = url.port or 0
         self._tls = _tls() if url.scheme == "https" else None
+        self._lookup: asyncio.Task[Addresses] | None = None
 
     async def dial(self, make: Callable[[], T]) -> T:
         """As `Way` has it. Of a name's addresses those that do not answer cost a quarter of a second each."""
-        loop = asyncio.get_running_loop()
         try:
-            addresses = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+            addresses = await self._addresses()
         except UnicodeError as error:  # the host's name is one that no name can be
             raise OSError("no name") from error
         peer = await aiohappyeyeballs.start_connection(addresses, happy_eyeballs_delay=HEAD_START)
-        try:
-            name = self._host if self._tls else None
-            _, protocol = await loop.create_connection(make, sock=peer, ssl=self._tls, server_hostname=name)
-        except BaseException:
-            peer.close()
-            raise
+        name = self._host.rstrip(".") if self._tls else None  # certificates are for names without the root's dot
+        # From here on the socket is the loop's, which closes it if this fails.
+        loop = asyncio.get_running_loop()
+        _, protocol = await loop.create_connection(make, sock=peer, ssl=self._tls, server_hostname=name)
         return protocol
+
+    async def _addresses(self) -> Addresses:
+        """One lookup is for all who dial meanwhile: uvloop does two at a time, so hundreds would take seconds."""
+        if self._lookup is None:
+            self._lookup = asyncio.create_task(self._looked_up())
+            self._lookup.add_done_callback(lambda lookup: lookup.cancelled() or lookup.exception())  # all may have left
+        return await asyncio.shield(self._lookup)
+
+    async def _looked_up(self) -> Addresses:
+        try:
+            return await asyncio.get_running_loop().getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        finally:
+            self._lookup = None
 
 
 def _tls() -> ssl.SSLContext:

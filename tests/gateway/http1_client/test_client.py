@@ -1,26 +1,16 @@
 """A client on real sockets: what goes out, when a connection serves again, and what ends it."""
 
 import asyncio
-import ssl
-from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable
+from contextlib import suppress
 
 import pytest
 from yarl import URL
 
-from gateway import http1_client
-from gateway.http1_client import BrokenOff, Client, Garbled, NotConnected
+from gateway.http1_client import BrokenOff, Client, Garbled, Response
+from gateway.http1_client.connection import Connection
 from gateway.http1_client.response import ENOUGH
-from tests.gateway.http1_client.peers import OK, Peer, asked, first, whole
-from tests.gateway.images.test_encryption import Authority
-
-
-@pytest.fixture
-async def peer() -> AsyncIterator[Peer]:
-    """A server."""
-    async with Peer().serving() as serving:
-        yield serving
+from tests.gateway.http1_client.peers import OK, Caller, Peer, asked, first, whole
 
 
 async def test_a_request_says_what_it_is_told_to_and_no_more(peer: Peer) -> None:
@@ -169,6 +159,38 @@ async def test_a_connection_that_is_closed_as_it_is_used_again_costs_a_get_nothi
     assert peer.nobody_came
 
 
+async def test_the_second_try_is_on_a_new_connection_and_in_the_time_that_is_left(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was kept beside the one that was closed may be closed as well: all are, where a server goes away."""
+    client, times, ask = peer.client(), list[float](), Connection.ask
+
+    def timed(connection: Connection, request: Iterable[bytes], seconds: float) -> Response:
+        times.append(seconds)
+        return ask(connection, request, seconds)
+
+    monkeypatch.setattr(Connection, "ask", timed)
+    async with asyncio.TaskGroup() as group:
+        kept = [group.create_task(first(client, peer, OK)) for _ in range(2)]
+    for _, response in map(asyncio.Task.result, kept):
+        await whole(response)
+    asking = asyncio.create_task(client.get("/", seconds=20))
+    closing = [asyncio.create_task(_heard_and_closed(caller)) for caller, _ in map(asyncio.Task.result, kept)]
+    await (await peer.caller()).answer(OK)
+    assert await whole(await asking) == b"ok"
+    client.close()
+    await asyncio.wait(closing)
+
+    assert times[2] == 20 > times[3]
+    assert len(times) == 4
+
+
+async def _heard_and_closed(caller: Caller) -> None:
+    with suppress(asyncio.IncompleteReadError):
+        await caller.request()
+    caller.writer.close()
+
+
 async def test_an_answer_that_comes_before_all_was_sent_is_read(peer: Peer) -> None:
     """As a refusal of a large body does; but the connection is not used again, for the rest of it is still to go."""
     client = peer.client()
@@ -231,6 +253,29 @@ async def test_who_leaves_closes_the_connection(peer: Peer) -> None:
         await whole(response)
 
 
+async def test_who_leaves_when_all_has_come_ends_nobody_elses_request(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even in the one turn of the loop in which the connection has another request already."""
+    client, answered, others = peer.client(), Connection.answered, list[asyncio.Task[Response]]()
+
+    def answered_and_left(connection: Connection, *, keeps: bool) -> None:
+        answered(connection, keeps=keeps)
+        if not others:
+            others.append(asyncio.create_task(client.post("/", seconds=20)))
+            asking.cancel()
+
+    monkeypatch.setattr(Connection, "answered", answered_and_left)
+    asking = asyncio.create_task(client.get("/", seconds=20))
+    caller = await peer.caller()
+    await caller.answer(OK)
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    await caller.answer(OK)
+
+    assert await whole(await others[0]) == b"ok"
+
+
 async def test_an_answer_has_its_time_and_no_more(peer: Peer) -> None:
     """Whether its head is late, or its body."""
     client = peer.client()
@@ -245,59 +290,6 @@ async def test_an_answer_has_its_time_and_no_more(peer: Peer) -> None:
     with pytest.raises(TimeoutError):
         await whole(await asking)
     await caller.left()
-
-
-async def test_a_server_that_cannot_be_reached_was_sent_nothing(
-    peer: Peer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nobody listens, there is no such name or path, or nothing speaks TLS there; who had less time is late."""
-    slow = peer.client(scheme="https")
-    with pytest.raises(TimeoutError):
-        await slow.get("/", seconds=0.05)
-    monkeypatch.setattr(http1_client.client, "CONNECT_TIMEOUT", 0.05)
-    for client in (
-        slow,
-        Client.of(URL("http://127.0.0.1:1"), keep_alive=1),
-        Client.of(URL("http://not..possible"), keep_alive=1),
-        Client.at(str(tmp_path / "nobody")),
-    ):
-        with pytest.raises(NotConnected):
-            await client.get("/", seconds=20)
-
-
-async def test_a_server_is_believed_by_its_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that the system's authorities have signed, for the name that was asked for; anybody else hears nothing."""
-    authority = Authority(tmp_path)
-    context = authority.context(name="localhost")
-    trusted = [ssl.create_default_context(), authority.trusting, authority.trusting]
-    monkeypatch.setattr(ssl, "create_default_context", lambda: trusted.pop(0))
-    async with Peer().serving(context) as peer:
-        hosts = ("localhost", "localhost", "127.0.0.1")
-        stranger, friend, mistaken = (peer.client(scheme="https", host=host) for host in hosts)
-        for client in (stranger, mistaken):
-            with pytest.raises(NotConnected) as caught:
-                await client.get("/", seconds=20)
-            assert isinstance(caught.value.__cause__, ssl.SSLCertVerificationError)
-        assert peer.nobody_came
-        _, response = await first(friend, peer, OK)
-
-        assert await whole(response) == b"ok"
-
-
-async def test_any_of_a_names_addresses_will_do(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One where nobody answers costs a moment, not the request."""
-    loop = asyncio.get_running_loop()
-    look_up = loop.getaddrinfo
-
-    async def both(host: str, port: int, **wanted: Any) -> Sequence[object]:
-        """uvloop asks about addresses that are found as well."""
-        hosts = [("127.0.0.1", 1), ("127.0.0.1", port)] if host == "twofold.example" else [(host, port)]
-        return [(await look_up(*address, **wanted))[0] for address in hosts]
-
-    monkeypatch.setattr(type(loop), "getaddrinfo", staticmethod(both), raising=False)
-    _, response = await first(peer.client(host="twofold.example"), peer, OK)
-
-    assert await whole(response) == b"ok"
 
 
 async def test_a_connection_that_ends_is_told_by_what_has_come(peer: Peer) -> None:
