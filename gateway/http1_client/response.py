@@ -6,6 +6,7 @@ answers, which do not count, and an end that is told by the connection's own.
 
 import asyncio
 from collections import deque
+from collections.abc import Iterator
 from http import HTTPStatus
 from types import TracebackType
 from typing import Protocol, Self
@@ -14,7 +15,7 @@ import httptools
 
 from gateway.http1_client.faults import BrokenOff, Garbled
 
-MAX_HEAD = 64 * 2**10  # bytes, of the answer and all informational ones before it
+MAX_HEAD = 64 * 2**10  # bytes, of the answer and all informational ones before it, or of what follows its body
 ENOUGH = 256 * 2**10  # bytes of a body that nobody has taken yet, from which on no more is read
 
 _FINAL = HTTPStatus.OK.value  # a number: to compare with a member of an enumeration takes longer than the rest
@@ -50,7 +51,7 @@ class Response:
         self._loop = loop
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self._headers: list[tuple[bytes, bytes]] = []
-        self._head_size = 0
+        self._beside_body = 0  # bytes since its last piece came, or since the beginning
         self._pieces: deque[bytes] = deque()
         self._waiting = 0  # bytes in pieces
         self._news: asyncio.Future[None] | None = None
@@ -66,12 +67,19 @@ class Response:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.leave()
+
+    def leave(self) -> None:
+        """Closes its connection, but not when all has come: that may serve somebody else by now."""
         if not self._is_whole:
             self._line.abort()
 
     def header(self, name: bytes) -> str | None:
         """The first header of that name, which is given in small letters."""
-        return next((value.decode("latin-1") for key, value in self._headers if key.lower() == name), None)
+        return next(self._values(name), None)
+
+    def _values(self, name: bytes) -> Iterator[str]:
+        return (value.strip(b" \t").decode("latin-1") for key, value in self._headers if key.lower() == name)
 
     # What its reader asks
 
@@ -115,8 +123,7 @@ class Response:
         """Bytes have come."""
         if self._parser is None:
             return
-        if not self._has_head:
-            self._head_size += len(data)
+        self._beside_body += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
@@ -124,7 +131,7 @@ class Response:
             self.failed(Garbled)
         if self._is_whole:
             self._complete()
-        elif not self._has_head and self._head_size > MAX_HEAD:
+        elif self._beside_body > MAX_HEAD:
             self.failed(Garbled)
         elif self._waiting > ENOUGH and not self._is_paused:
             self._is_paused = True
@@ -135,7 +142,7 @@ class Response:
         """The server has closed the connection, `in_order` or by a reset; the former may be how the answer ends."""
         if in_order and self._ends_with_connection:
             self._is_whole = True
-        self.failed(Garbled if self._head_size and not self._has_head else BrokenOff)
+        self.failed(Garbled if self._beside_body and not self._has_head else BrokenOff)
 
     def failed(self, fault: Fault) -> None:
         """The rest will not come. The first cause is the one that counts."""
@@ -189,7 +196,7 @@ class Response:
         """Whether the answer itself says where it ends."""
         if self.status in _BODILESS or self.header(b"content-length") is not None:
             return True
-        return (self.header(b"transfer-encoding") or "").lower().endswith("chunked")
+        return any(value.lower().endswith("chunked") for value in self._values(b"transfer-encoding"))
 
     def on_body(self, piece: bytes) -> None:
         """A piece of the body."""
@@ -197,6 +204,7 @@ class Response:
             self._pieces.append(piece)
             self._waiting += len(piece)
             self.received += len(piece)
+            self._beside_body = 0
 
     def on_message_complete(self) -> None:
         """The answer has ended, or one that was only informational."""

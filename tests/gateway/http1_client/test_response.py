@@ -13,6 +13,7 @@ from gateway.http1_client.response import MAX_HEAD
 from tests.gateway.http1_client.peers import whole
 
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
+PADDED = b"Connection: close\r\nTransfer-Encoding: x\r\nTransfer-Encoding: chunked \r\n"
 EARLY = b"HTTP/1.1 103 Early Hints\r\nRetry-After: 9\r\n\r\n"
 ANSWERS = {
     "length": (b"HTTP/1.1 200 OK\r\nRetry-After: 7\r\nContent-Length: 5\r\n\r\nhello", 200, b"hello", True),
@@ -21,6 +22,12 @@ ANSWERS = {
         500,
         b"hello",
         True,
+    ),
+    "padded": (
+        b"HTTP/1.1 200 OK\r\nRetry-After: 7 \t\r\n" + PADDED + b"\r\n5\r\nhello\r\n0\r\n\r\n",
+        200,
+        b"hello",
+        False,
     ),
     "early": (EARLY + b"HTTP/1.1 200 OK\r\nRETRY-AFTER: 7\r\nContent-Length: 0\r\n\r\n", 200, b"", True),
     "nothing": (b"HTTP/1.1 204 No Content\r\nRetry-After: 7\r\n\r\n", 204, b"", True),
@@ -34,6 +41,7 @@ NO_ANSWERS = {
     "no chunk": b"HTTP/1.1 200 OK\r\n" + CHUNKED + b"\r\nzz\r\n",
     "another protocol from now on": b"HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n",
     "a large head": b"HTTP/1.1 200 OK\r\nA: " + b"x" * MAX_HEAD,
+    "a large end": b"HTTP/1.1 200 OK\r\n" + CHUNKED + b"\r\n0\r\nA: " + b"x" * MAX_HEAD,
     "many heads": EARLY * (MAX_HEAD // len(EARLY) + 1),
 }
 
@@ -120,7 +128,7 @@ def test_whatever_a_server_sends_the_end_is_known(data: bytes, start: bytes) -> 
     asyncio.run(tried())
 
 
-@pytest.mark.parametrize("kind", ["length", "chunks"])
+@pytest.mark.parametrize("kind", ["length", "chunks", "padded"])
 @given(missing=st.integers(1, 5))  # which is less than the body, or than the last chunk with its end
 def test_an_answer_that_stops_early_is_none(kind: str, missing: int) -> None:
     """However few of its bytes are missing."""
