@@ -62,10 +62,11 @@ class Client:
             TimeoutError: it took longer than so many seconds, which hold for its body as well.
         """
         request = (_start("GET", target), self._headers, b"\r\n")
+        ends = time.monotonic() + seconds
         if kept := self._pool.take():
             with suppress(BrokenOff):
                 return await _answered(kept, request, seconds)
-        return await self._sent(request, seconds)
+        return await self._sent(request, ends - time.monotonic())
 
     async def post(
         self, target: str, body: bytes = b"", *, seconds: float, headers: Mapping[str, str] | None = None
@@ -78,16 +79,20 @@ class Client:
         """
         length = b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
         head = _start("POST", target) + self._headers + (_lines(headers) if headers else b"") + length
-        return await self._sent((head, body) if body else (head,), seconds)
+        request = (head, body) if body else (head,)
+        if kept := self._pool.take():
+            return await _answered(kept, request, seconds)
+        return await self._sent(request, seconds)
 
     def close(self) -> None:
         """Ends all connections, whatever is under way on them."""
         self._pool.close()
 
-    async def _sent(self, request: tuple[bytes, ...], seconds: float) -> Response:
-        began = time.monotonic()
-        connection = self._pool.take() or await self._dialled(seconds)
-        return await _answered(connection, request, seconds - (time.monotonic() - began))
+    async def _sent(self, request: Iterable[bytes], seconds: float) -> Response:
+        """The answer on a new connection."""
+        ends = time.monotonic() + seconds
+        connection = await self._dialled(seconds)
+        return await _answered(connection, request, ends - time.monotonic())
 
     async def _dialled(self, seconds: float) -> Connection:
         try:
@@ -104,7 +109,7 @@ async def _answered(connection: Connection, request: Iterable[bytes], seconds: f
     try:
         return await response.begun()
     except BaseException:
-        connection.abort()
+        response.leave()
         raise
 
 
