@@ -95,6 +95,7 @@ class RecordedDecoder:
             self._make_room(_power(len(jobs)), seen)
         self._places = list(range(len(jobs)))
         self._tokens = [0] * _power(len(jobs))
+        self._words[..., : self._used, :] = 0  # no weight, but not-a-number times nothing is not a number either
         self._used = 0
         self._look(seen, torch.tensor(jobs, device=seen.device))
         for column in zip(*prompts, strict=True):

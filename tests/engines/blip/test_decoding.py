@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -61,6 +62,15 @@ def test_a_batch_hears_nothing_of_the_one_before(recorded: BlipModel, model: Bli
         steps.close()
         ids = made(recorded.captions(jobs_of(recorded, seeds, None), never))
         assert ids == made(model.captions(jobs_of(model, seeds, None), never))
+
+
+def test_numbers_that_are_none_spoil_their_own_batch_alone(recorded: BlipModel, model: BlipModel) -> None:
+    """As float16 may come to: what is masked has no weight, but nothing times not-a-number is not a number either."""
+    (job,) = jobs_of(recorded, (1,), None)
+    made(recorded.captions([Job(np.full_like(job.pixels, np.nan), job.prompt, LIMIT)], never))
+
+    ids = made(recorded.captions([job], never))
+    assert ids == made(model.captions([job], never))
 
 
 def test_choices_of_one_picture_and_rows_that_leave(recorded: BlipModel, model: BlipModel) -> None:
