@@ -3,7 +3,7 @@
 import asyncio
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Self
 
@@ -88,7 +88,7 @@ class Client:
         """Ends all connections, whatever is under way on them."""
         self._pool.close()
 
-    async def _sent(self, request: Iterable[bytes], seconds: float) -> Response:
+    async def _sent(self, request: Sequence[bytes], seconds: float) -> Response:
         """The answer on a new connection."""
         ends = time.monotonic() + seconds
         connection = await self._dialled(seconds)
@@ -104,7 +104,7 @@ class Client:
             raise NotConnected from error
 
 
-async def _answered(connection: Connection, request: Iterable[bytes], seconds: float) -> Response:
+async def _answered(connection: Connection, request: Sequence[bytes], seconds: float) -> Response:
     response = connection.ask(request, seconds)
     try:
         return await response.begun()

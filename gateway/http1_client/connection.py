@@ -1,12 +1,15 @@
 """One connection to a server: a request at a time, each with the time that its answer may take."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import cast
 
 from gateway.http1.deadline import Deadline
 from gateway.http1_client.faults import BrokenOff
 from gateway.http1_client.response import Response
+
+_REFUSED = 400  # the least status of a refusal
+_LARGE = 64 * 2**10  # bytes
 
 
 class Pool:
@@ -45,6 +48,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The server is there."""
         self._transport = cast("asyncio.Transport", transport)
+        self._is_encrypted = transport.get_extra_info("ssl_object") is not None
 
     def data_received(self, data: bytes) -> None:
         """Bytes of an answer; what nobody asked for belongs to none."""
@@ -69,11 +73,13 @@ class Connection(asyncio.Protocol):
         """Whether nothing can be asked on it any more."""
         return self._transport.is_closing()
 
-    def ask(self, request: Iterable[bytes], seconds: float) -> Response:
+    def ask(self, request: Sequence[bytes], seconds: float) -> Response:
         """Sends a request, whose answer may take so many seconds."""
         # Only now: uvloop does not tell of the end of one whose dialling was broken off.
         self._pool.connections.add(self)
         response = self._response = Response(self, self._loop)
+        # TLS does not tell what it still has to send, and a refusal may come before all of a large body is.
+        self._is_hidden = self._is_encrypted and sum(map(len, request)) > _LARGE
         self._deadline.expect(seconds)
         self._transport.writelines(request)
         return response
@@ -99,8 +105,9 @@ class Connection(asyncio.Protocol):
 
     def answered(self, *, keeps: bool) -> None:
         """Another request may follow, unless some of this one was still to be sent."""
-        self._response = None
-        is_sent = not self._transport.get_write_buffer_size()
+        response, self._response = self._response, None
+        is_refused = response is not None and response.status >= _REFUSED
+        is_sent = not self._transport.get_write_buffer_size() and not (is_refused and self._is_hidden)
         if keeps and is_sent and self._pool.keep_alive and not self.is_closing:
             self._pool.idle[self] = None
             self._deadline.expect(self._pool.keep_alive)

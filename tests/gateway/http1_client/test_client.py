@@ -1,7 +1,7 @@
 """A client on real sockets: what goes out, when a connection serves again, and what ends it."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Sequence
 from contextlib import suppress
 
 import pytest
@@ -167,7 +167,7 @@ async def test_the_second_try_is_on_a_new_connection_and_in_the_time_that_is_lef
     """What was kept beside the one that was closed may be closed as well: all are, where a server goes away."""
     client, times, ask, clock = peer.client(), list[float](), Connection.ask, Clock()
 
-    def timed(connection: Connection, request: Iterable[bytes], seconds: float) -> Response:
+    def timed(connection: Connection, request: Sequence[bytes], seconds: float) -> Response:
         times.append(seconds)
         clock.ahead += 9
         return ask(connection, request, seconds)

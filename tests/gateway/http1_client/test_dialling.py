@@ -68,6 +68,25 @@ async def test_a_server_is_believed_by_its_certificate(tmp_path: Path, monkeypat
         assert await whole(response) == b"ok"
 
 
+async def test_an_encrypted_connection_is_not_used_again_once_a_large_request_was_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody knows whether all of that was sent; after an answer, and after a small request, it is."""
+    authority = Authority(tmp_path)
+    context = authority.context(name="localhost")
+    monkeypatch.setattr(ssl, "create_default_context", lambda: authority.trusting)
+    async with Peer().serving(context) as peer:
+        client = peer.client(scheme="https", host="localhost")
+        caller, response = await first(client, peer, OK)
+        assert await whole(response) == b"ok"
+        for size, status in ((10, 413), (100_000, 200), (100_000, 413)):
+            asking = asyncio.create_task(client.post("/", bytes(size), seconds=20))
+            await caller.answer(b"HTTP/1.1 %d x\r\nContent-Length: 2\r\n\r\nok" % status)
+            assert await whole(await asking) == b"ok"
+
+        await caller.left()
+
+
 async def test_a_certificate_is_for_a_name_without_the_dot_that_may_end_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
