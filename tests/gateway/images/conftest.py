@@ -106,7 +106,7 @@ def config(origin: Origin, forbidden: Origin) -> ImagesConfig:
     """Opens the origin's address alone, but both servers' ports."""
     return ImagesConfig(
         allowed_networks=("127.0.0.1/32",),
-        allowed_ports=(80, 443, origin.port, forbidden.port),
+        allowed_ports=tuple({80, 443, origin.port, forbidden.port}),  # on two addresses the same one may be free
         max_bytes=Bytes(64 * 2**10),
         fetch_timeout=Seconds(20),
         connect_timeout=Seconds(1),
