@@ -122,7 +122,9 @@ async def _refuse(fetcher: Fetcher, url: str) -> float:
 async def _fetched(origin: Origin, secret: Origin, lookup: Lookup | None, rounds: int) -> int:
     """How often a name whose answers change led to the one of two addresses that is opened."""
     config = ImagesConfig(
-        allowed_networks=("127.0.0.1/32",), allowed_ports=(origin.port, secret.port), connect_timeout=Seconds(PATIENCE)
+        allowed_networks=("127.0.0.1/32",),
+        allowed_ports=tuple({origin.port, secret.port}),
+        connect_timeout=Seconds(PATIENCE),
     )
     ports, count = cycle([origin.port, secret.port]), 0
     urls = [f"http://rebind{number // 2 % NAMES}.test:{next(ports)}/?{number}" for number in range(rounds)]
