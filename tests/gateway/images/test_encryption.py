@@ -92,7 +92,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 def settings(origin: Origin) -> ImagesConfig:
     """Opens that server, and soon gives up dialling what cannot be trusted."""
-    return ImagesConfig(allowed_networks=("127.0.0.1/32",), allowed_ports=(origin.port,), connect_timeout=Seconds(0.5))
+    return ImagesConfig(allowed_networks=("127.0.0.1/32",), allowed_ports=(origin.port,), connect_timeout=Seconds(2))
 
 
 @asynccontextmanager
